@@ -1,0 +1,105 @@
+r"""Unitary half-spectrum Fourier transforms of real volumes, and sums over them.
+
+The one file that calls ``jnp.fft``. Every transform has ``norm="ortho"``, runs over all axes of the array it is given
+(batch with ``jax.vmap``), keeps the zero frequency in the corner and half of the last axis. Frequencies are in cycles
+per voxel.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax.types import Array
+
+Shape = tuple[int, ...]
+
+
+def rfftn(volume: Array) -> Array:
+    """Unitary half-spectrum transform of a real volume: shape (Z, Y, X) -> (Z, Y, X // 2 + 1)."""
+    return jnp.fft.rfftn(volume, norm="ortho")
+
+
+def irfftn(spectrum: Array, shape: Shape) -> Array:
+    """Inverse of :func:`rfftn`; ``shape`` tells an odd last axis from an even one."""
+    return jnp.fft.irfftn(spectrum, s=shape, axes=tuple(range(len(shape))), norm="ortho")
+
+
+def spectrum_shape(shape: Shape) -> Shape:
+    """Shape of the half spectrum of a volume of this shape."""
+    return (*shape[:-1], shape[-1] // 2 + 1)
+
+
+def frequencies(shape: Shape) -> tuple[np.ndarray, ...]:
+    """Frequencies along each axis in cycles per voxel, shaped to broadcast against the half spectrum."""
+    axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
+    return tuple(f.reshape([-1 if i == j else 1 for j in range(len(shape))]) for i, f in enumerate(axes))
+
+
+def radial_frequency(shape: Shape) -> np.ndarray:
+    """|k| of every half-spectrum coefficient, in cycles per voxel."""
+    return np.sqrt(sum(f**2 for f in frequencies(shape)))
+
+
+def multiplicity(shape: Shape) -> np.ndarray:
+    """How many coefficients of the full spectrum each half-spectrum one stands for (1 or 2), last axis only.
+
+    With it Parseval reads sum_x v(x)^2 = sum_k multiplicity_k |V_k|^2, and the multiplicities sum to the number of
+    voxels, which is the number of real degrees of freedom.
+    """
+    n = shape[-1]
+    m = np.full(n // 2 + 1, 2.0, np.float32)
+    m[0] = 1.0
+    if n % 2 == 0:
+        m[-1] = 1.0
+    return m.reshape([1] * (len(shape) - 1) + [-1])
+
+
+def inner(a: Array, b: Array, shape: Shape) -> Array:
+    """Real inner product of two volumes of this shape given by their half spectra."""
+    return jnp.sum((jnp.real(a) * jnp.real(b) + jnp.imag(a) * jnp.imag(b)) * multiplicity(shape))
+
+
+@functools.partial(jax.custom_vjp)
+def filter_volume(volume: Array, transfer: Array) -> Array:
+    r"""F^-1 (t . F v) with a real transfer t in rfftn layout; self-adjoint in v.
+
+    The gradient is written out, since the transpose that JAX derives of a half-spectrum transform is a full complex
+    one: it costs two transforms here instead of the equivalent of four. Reverse mode only (nest it for Hessians).
+    """
+    return irfftn(transfer * rfftn(volume), volume.shape)
+
+
+def _filter_forward(volume: Array, transfer: Array) -> tuple[Array, tuple[Array, Array]]:
+    return filter_volume(volume, transfer), (volume, transfer)
+
+
+def _filter_backward(residual: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    volume, transfer = residual
+    g = rfftn(cotangent)
+    v = rfftn(volume)  # removed by the compiler where the transfer's gradient is not asked for
+    to_transfer = (jnp.real(g) * jnp.real(v) + jnp.imag(g) * jnp.imag(v)) * multiplicity(volume.shape)
+    return filter_volume(cotangent, transfer), to_transfer.astype(transfer.dtype)
+
+
+filter_volume.defvjp(_filter_forward, _filter_backward)
+
+
+def shell_index(shape: Shape, num_shells: int | None = None) -> np.ndarray:
+    """Shell number of every half-spectrum coefficient: shells of equal width up to Nyquist (0.5), corners in the last.
+
+    ``num_shells`` defaults to half of the shortest axis. The zero frequency has shell -1.
+    """
+    n = num_shells or max(1, min(shape) // 2)
+    k = radial_frequency(shape)
+    index = np.minimum((k * 2 * n).astype(np.int32), n - 1)
+    return np.where(k == 0, -1, index)
+
+
+def shell_sums(values: Array, index: np.ndarray, num_shells: int) -> Array:
+    """Sum of ``values`` over the coefficients of each shell; coefficients with a negative index are left out."""
+    flat = jnp.where(index < 0, num_shells, index).reshape(-1)
+    return jax.ops.segment_sum(values.reshape(-1), flat, num_segments=num_shells + 1)[:num_shells]

@@ -1,0 +1,37 @@
+"""Aliases and small contracts shared by every room. Imports only JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+Array = jax.Array
+PRNGKey = jax.Array
+PyTree = Any
+LogDensityFn = Callable[[Array], Array]
+
+
+class InputError(ValueError):
+    """Input that cannot be used. The message is one line: what is wrong, the value received, what to do."""
+
+
+@runtime_checkable
+class FourierDiagonal(Protocol):
+    """An operator F^-1 (t . F v) with a real transfer t >= 0 in rfftn layout."""
+
+    transfer: Array
+
+    def __call__(self, volume: Array) -> Array:
+        """Apply the operator to one volume."""
+        ...
+
+
+@runtime_checkable
+class HasCurvature(Protocol):
+    """A witness that bounds its own curvature."""
+
+    def curvature_bounds(self) -> tuple[Array, Array]:
+        """Return (low, high) such that low I <= -Hess w(z) <= high I for every z."""
+        ...
