@@ -1,1 +1,6 @@
-"""See ARCHITECTURE.md."""
+"""Many chains, one loop: vmap, scan, pmap; streamed moments, diagnostics, step-size adaptation."""
+
+from cryowgen_jax.chains.book import Progress
+from cryowgen_jax.chains.sample import ChainResult, sample
+
+__all__ = ["ChainResult", "Progress", "sample"]

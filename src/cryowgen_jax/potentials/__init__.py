@@ -1,1 +1,32 @@
-"""See ARCHITECTURE.md."""
+"""The posterior term by term, its Gaussian part, and witnesses with closed forms."""
+
+from cryowgen_jax.potentials.gaussian import FourierGaussian, contraction_gap, gaussian_part, split
+from cryowgen_jax.potentials.posterior import Posterior, conditional_prior, data_fit, surrogate, temper
+from cryowgen_jax.potentials.witnesses import (
+    GaussianMixtureWitness,
+    QuadraticWitness,
+    ScaledWitness,
+    ShiftedWitness,
+    SumWitness,
+    curvature_bounds,
+    has_curvature,
+)
+
+__all__ = [
+    "FourierGaussian",
+    "GaussianMixtureWitness",
+    "Posterior",
+    "QuadraticWitness",
+    "ScaledWitness",
+    "ShiftedWitness",
+    "SumWitness",
+    "conditional_prior",
+    "contraction_gap",
+    "curvature_bounds",
+    "data_fit",
+    "gaussian_part",
+    "has_curvature",
+    "split",
+    "surrogate",
+    "temper",
+]

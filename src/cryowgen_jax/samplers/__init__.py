@@ -1,1 +1,20 @@
-"""See ARCHITECTURE.md."""
+"""Markov kernels with BlackJAX's (init, step), and importance sampling. They know densities, not tomograms."""
+
+from cryowgen_jax.samplers.binding import algorithm, as_pytree, bind
+from cryowgen_jax.samplers.importance import WeightedFamily, weigh
+from cryowgen_jax.samplers.independent import build as independent
+from cryowgen_jax.samplers.langevin import build as langevin
+from cryowgen_jax.samplers.leimkuhler_matthews import build as leimkuhler_matthews
+from cryowgen_jax.samplers.pcnl import build as pcnl
+
+__all__ = [
+    "WeightedFamily",
+    "algorithm",
+    "as_pytree",
+    "bind",
+    "independent",
+    "langevin",
+    "leimkuhler_matthews",
+    "pcnl",
+    "weigh",
+]

@@ -103,3 +103,52 @@ def shell_sums(values: Array, index: np.ndarray, num_shells: int) -> Array:
     """Sum of ``values`` over the coefficients of each shell; coefficients with a negative index are left out."""
     flat = jnp.where(index < 0, num_shells, index).reshape(-1)
     return jax.ops.segment_sum(values.reshape(-1), flat, num_segments=num_shells + 1)[:num_shells]
+
+
+@jax.custom_vjp
+def quadratic_form(volume: Array, curvature: Array) -> Array:
+    """1/2 <v, F^-1 S F v> with S >= 0 or not, real, in rfftn layout; value and gradient cost one transform each."""
+    return _quadratic_forward(volume, curvature)[0]
+
+
+def _quadratic_forward(volume: Array, curvature: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    spectrum = rfftn(volume)
+    power = (jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2) * multiplicity(volume.shape)
+    return 0.5 * jnp.sum(curvature * power), (volume, curvature, spectrum)
+
+
+def _quadratic_backward(residual: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    volume, curvature, spectrum = residual
+    power = (jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2) * multiplicity(volume.shape)
+    to_volume = irfftn(cotangent * curvature * spectrum, volume.shape)
+    return to_volume, (0.5 * cotangent * power).astype(curvature.dtype)
+
+
+quadratic_form.defvjp(_quadratic_forward, _quadratic_backward)
+
+
+@jax.custom_vjp
+def half_misfit(volume: Array, observation: Array, transfer: Array) -> Array:
+    """1/2 |x - F^-1 t F v|^2 by Parseval; its gradient in v costs one more transform (x's own is loop-invariant)."""
+    return _misfit_forward(volume, observation, transfer)[0]
+
+
+def _misfit_forward(volume: Array, observation: Array, transfer: Array) -> tuple[Array, tuple[Array, ...]]:
+    spectrum = rfftn(volume)
+    misfit = rfftn(observation) - transfer * spectrum
+    power = (jnp.real(misfit) ** 2 + jnp.imag(misfit) ** 2) * multiplicity(volume.shape)
+    return 0.5 * jnp.sum(power), (volume, transfer, spectrum, misfit)
+
+
+def _misfit_backward(residual: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
+    volume, transfer, spectrum, misfit = residual
+    shape = volume.shape
+    cross = (jnp.real(misfit) * jnp.real(spectrum) + jnp.imag(misfit) * jnp.imag(spectrum)) * multiplicity(shape)
+    return (
+        irfftn(-cotangent * transfer * misfit, shape),
+        irfftn(cotangent * misfit, shape),
+        (-cotangent * cross).astype(transfer.dtype),
+    )
+
+
+half_misfit.defvjp(_misfit_forward, _misfit_backward)

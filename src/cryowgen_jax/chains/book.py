@@ -1,0 +1,182 @@
+"""What a run has done so far, on the host: chunks, kept samples, records, checkpoints."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax.chains import parallel, streaming
+from cryowgen_jax.types import Array, PRNGKey, PyTree
+
+MAX_RECORDS = 512
+WARMUP_CHUNKS = 10
+SAMPLING_CHUNKS = 16
+SECONDS_BETWEEN_SAVES = 30.0
+
+
+class Progress(NamedTuple):
+    """What a progress callback is told after every chunk of steps."""
+
+    phase: str
+    step: int
+    num_steps: int
+    acceptance: float
+    seconds: float
+
+
+class Chunk(NamedTuple):
+    """One compiled call: ``kept`` x ``records`` x ``stride`` steps, or ``stride`` steps of which nothing is kept."""
+
+    phase: str
+    kept: int
+    records: int
+    stride: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of every chain."""
+        return max(1, self.kept) * self.records * self.stride
+
+
+class Chain(NamedTuple):
+    """One chain between chunks."""
+
+    key: PRNGKey
+    state: PyTree
+    step_size: Array
+    adaptation: PyTree
+    moments: streaming.Moments
+    acceptance: Array
+    step: Array
+
+
+class Run(NamedTuple):
+    """Outcome of a run, chains leading every array; ``status`` is "ok" or says at which step it stopped."""
+
+    chains: Chain
+    kept: Array
+    records: Array
+    status: str
+    steps_done: int
+
+
+def plan(warmup: int, num_steps: int, num_kept: int) -> list[Chunk]:
+    """Cut a run into chunks: warm-up, steps that are not recorded, then one block per kept sample, 512 records at most.
+
+    Raises
+    ------
+    ValueError
+        Where the numbers do not fit each other.
+    """
+    if num_steps < 1 or num_kept < 1 or num_kept > num_steps or warmup < 0:
+        raise ValueError(
+            f"num_steps={num_steps}, num_kept={num_kept}, warmup={warmup}: give 1 <= num_kept <= num_steps, warmup >= 0"
+        )
+    thin = num_steps // num_kept
+    records = _largest_divisor(thin, max(1, MAX_RECORDS // num_kept))
+    pieces = _largest_divisor(warmup, WARMUP_CHUNKS) if warmup else 0
+    chunks = [Chunk("warm-up", 0, 1, warmup // pieces)] * pieces if pieces else []
+    lead = num_steps - thin * num_kept
+    chunks += [Chunk("unrecorded", 0, 1, lead)] if lead else []
+    pieces = _largest_divisor(num_kept, SAMPLING_CHUNKS)
+    return chunks + [Chunk("sampling", num_kept // pieces, records, thin // records)] * pieces
+
+
+class Book:
+    """What a run has done so far, on the host; chains leading every array."""
+
+    def __init__(
+        self, chains: Chain, chunks: Sequence[Chunk], checkpoint: str | pathlib.Path | None, num_summaries: int
+    ) -> None:
+        self.chains, self.chunks, self.checkpoint = chains, chunks, checkpoint
+        self.num_summaries = num_summaries
+        self.done: list[Chunk] = []
+        self.kept: list[Array] = []
+        self.records: list[Array] = []
+        self.status = "ok"
+        self.saved_at = time.monotonic()
+        self.saved_chunks = 0
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    @property
+    def sampling(self) -> bool:
+        """Whether warm-up lies behind."""
+        return any(chunk.phase != "warm-up" for chunk in self.done)
+
+    @property
+    def steps(self) -> int:
+        """Steps done by every chain."""
+        return sum(chunk.steps for chunk in self.done)
+
+    def accept(self, chunk: Chunk, chains: Chain, kept: Array, records: Array, finite: Array) -> bool:
+        """Take over a chunk's outcome; False where it is not finite and the run has to stop."""
+        if not parallel.is_traced(finite) and not bool(jnp.all(finite)):
+            end = self.steps + chunk.steps
+            bad = int(np.sum(~np.asarray(finite)))
+            self.status = f"stopped: {bad} of {finite.size} chains not finite between steps {self.steps} and {end}"
+            return False
+        self.chains = chains
+        self.done.append(chunk)
+        if chunk.phase == "sampling":
+            self.kept.append(kept)
+            self.records.append(records)
+        self.save(force=False)
+        return True
+
+    def progress(self, seconds: float) -> Progress:
+        """Where the run stands."""
+        total = sum(chunk.steps for chunk in self.chunks)
+        return Progress(self.done[-1].phase, self.steps, total, float(jnp.mean(self.chains.acceptance)), seconds)
+
+    def close(self) -> Run:
+        """The outcome."""
+        empty = self.chains.state.position[:, None][:, :0]
+        kept = jnp.concatenate(self.kept, axis=1) if self.kept else empty
+        records = jnp.concatenate(self.records, axis=1) if self.records else jnp.zeros((empty.shape[0], 0, 1))
+        return Run(self.chains, kept, records, self.status, self.steps)
+
+    def save(self, *, force: bool) -> None:
+        """Write a checkpoint when the last one is old enough, or now where something is new."""
+        if self.checkpoint is None or self.saved_chunks == len(self.done):
+            return
+        if force or time.monotonic() - self.saved_at > SECONDS_BETWEEN_SAVES:
+            from cryowgen_jax.io.checkpoint import save_checkpoint
+
+            save_checkpoint(self.checkpoint, len(self.done), self._tree())
+            self.saved_at, self.saved_chunks = time.monotonic(), len(self.done)
+
+    def _tree(self) -> PyTree:
+        """Chains, and kept samples and records filled up with zeros so that every checkpoint has one structure."""
+        blocks = [chunk for chunk in self.chunks if chunk.phase == "sampling"]
+        missing = len(blocks) - len(self.kept)
+        position = self.chains.state.position
+        num_chains, per_block = position.shape[0], blocks[0].kept
+        kept = np.zeros((num_chains, per_block, *position.shape[1:]), position.dtype)
+        records = np.zeros((num_chains, per_block * blocks[0].records, self.num_summaries), position.dtype)
+        return {
+            "chains": self.chains,
+            "kept": np.stack([np.asarray(x) for x in self.kept] + [kept] * missing),
+            "records": np.stack([np.asarray(x) for x in self.records] + [records] * missing),
+        }
+
+    def _restore(self, checkpoint: str | pathlib.Path) -> None:
+        from cryowgen_jax.io.checkpoint import load_checkpoint
+
+        found = load_checkpoint(checkpoint, self._tree())
+        if found is None:
+            return
+        done, tree = found
+        self.chains, self.done, self.saved_chunks = tree["chains"], list(self.chunks[:done]), done
+        blocks = sum(chunk.phase == "sampling" for chunk in self.done)
+        self.kept = [jnp.asarray(x) for x in tree["kept"][:blocks]]
+        self.records = [jnp.asarray(x) for x in tree["records"][:blocks]]
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)

@@ -1,0 +1,185 @@
+"""Chains of any kernel on any posterior: the one call that users make."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from cryowgen_jax.chains import diagnostics, streaming
+from cryowgen_jax.chains.book import Progress, plan
+from cryowgen_jax.chains.kernels import assemble, require_start
+from cryowgen_jax.chains.run import START_STEP, run
+from cryowgen_jax.potentials import Posterior
+from cryowgen_jax.types import Array, LogDensityFn, PRNGKey
+
+if TYPE_CHECKING:
+    from blackjax.base import SamplingAlgorithm
+
+KEPT_BYTES = 512 * 2**20
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ChainResult:
+    """What chains have to say about a posterior.
+
+    Attributes
+    ----------
+    samples
+        Kept draws, (num_chains, num_kept, ...), evenly spaced along each chain after warm-up.
+    mean, variance
+        Over all chains and all steps after warm-up, streamed.
+    ess
+        Smallest effective sample size, chains pooled: over Fourier shells of volumes, measured region and wedge apart
+        (a linear functional and the energy of each), over coordinates otherwise. Computed from at most 512 records a
+        chain, hence a lower bound for chains that mix faster than they are recorded. nan where too few were.
+    r_hat
+        Largest split R-hat, likewise.
+    acceptance
+        Mean acceptance rate after warm-up; 1 for kernels that reject nothing.
+    step_size
+        After adaptation: eta of the Euler schemes, 1 - a of pcnl; nan for an algorithm that brought its own.
+    num_gradients
+        Gradients of the witness (or log-density), all chains, warm-up included.
+    sampler
+        The kernel that ran.
+    status
+        "ok", or at which step the run stopped and why; then everything above is of the last good state.
+    """
+
+    samples: Array
+    mean: Array
+    variance: Array
+    ess: Array
+    r_hat: Array
+    acceptance: Array
+    step_size: Array
+    num_gradients: int = dataclasses.field(metadata={"static": True})
+    sampler: str = dataclasses.field(metadata={"static": True})
+    status: str = dataclasses.field(metadata={"static": True})
+
+
+def sample(
+    key: PRNGKey,
+    posterior: Posterior | LogDensityFn,
+    *,
+    sampler: str | SamplingAlgorithm = "auto",
+    num_chains: int = 8,
+    num_steps: int = 2000,
+    warmup: int | None = None,
+    num_kept: int | None = None,
+    init: Array | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    batch_size: int | None = None,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+) -> ChainResult:
+    """Sample a posterior with chains that are vmapped, scanned over steps and sharded over devices.
+
+    Parameters
+    ----------
+    key
+        ``jax.random.key``. The same key gives the same samples whatever the devices, the chunks or a resumption.
+    posterior
+        A ``Posterior``, or any callable log-density of one position (then ``init`` is needed).
+    sampler
+        "auto": where the decoder is diagonal in Fourier space, exact draws if nothing but the Gaussian part is left,
+        else Metropolis-adjusted pcnl; MALA for everything else. Or by name: "langevin", "leimkuhler_matthews", "pcnl",
+        "pcnl_unadjusted", "mala". Or a BlackJAX algorithm, whose state has a ``position``.
+    num_chains, num_steps, num_kept
+        Chains; steps of each after warm-up; draws kept of each: by default the largest divisor of ``num_steps`` whose
+        draws fit in 512 MiB.
+    warmup
+        Steps not counted, during which step sizes adapt; a quarter of ``num_steps`` by default, none for exact draws.
+    init
+        One start position, or one per chain (num_chains, ...). By default draws of the Gaussian part, or of the
+        conditional prior where there is none.
+    devices
+        Devices to shard the chains over: all local ones by default, as many as divide ``num_chains``.
+    batch_size
+        Chains of one device that are alive at a time; all of them by default. Lower it where memory is short.
+    checkpoint
+        Folder to save the run in and to resume it from.
+    progress
+        True prints a line per chunk of steps; or a function that is told.
+
+    Raises
+    ------
+    ValueError
+        Where sampler, numbers or start do not fit.
+    """
+    example = None if init is None else jnp.asarray(init)
+    single = example if example is None or not _is_batch(example, posterior, num_chains) else example[0]
+    assembly = assemble(posterior, sampler, single)
+    if warmup is None:
+        warmup = 0 if assembly.kernel.gradients_per_step == 0 else max(1, num_steps // 4)
+    if example is None:
+        start_of = require_start(assembly)
+        start_key = jax.random.fold_in(key, START_STEP)
+        positions = jax.vmap(lambda i: start_of(jax.random.fold_in(start_key, i)))(jnp.arange(num_chains))
+    else:
+        positions = example if single is not example else jnp.broadcast_to(example, (num_chains, *example.shape))
+    if num_kept is None:
+        num_kept = _draws_that_fit(num_steps, positions.nbytes)
+    report = _print_progress if progress is True else progress or None
+    outcome = run(
+        key,
+        assembly.kernel,
+        positions,
+        assembly.probe,
+        plan(warmup, num_steps, num_kept),
+        devices=devices,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        report=report,
+    )
+    mean, variance = streaming.pool(outcome.chains.moments)
+    return ChainResult(
+        samples=outcome.kept,
+        mean=mean,
+        variance=variance,
+        ess=_extreme(jnp.nanmin, diagnostics.effective_sample_size(outcome.records)),
+        r_hat=_extreme(jnp.nanmax, diagnostics.split_r_hat(outcome.records)),
+        acceptance=jnp.mean(outcome.chains.acceptance),
+        step_size=outcome.chains.step_size[0],
+        num_gradients=num_chains * outcome.steps_done * assembly.kernel.gradients_per_step,
+        sampler=assembly.kernel.name,
+        status=outcome.status,
+    )
+
+
+def _draws_that_fit(num_steps: int, bytes_per_draw: int) -> int:
+    limit = max(1, KEPT_BYTES // bytes_per_draw)
+    return max(d for d in range(1, min(num_steps, limit) + 1) if num_steps % d == 0)
+
+
+def _is_batch(init: Array, posterior: Posterior | LogDensityFn, num_chains: int) -> bool:
+    """Whether ``init`` holds one start per chain rather than one for all."""
+    if isinstance(posterior, Posterior):
+        return init.ndim == jnp.ndim(posterior.center) + 1
+    return init.ndim >= 1 and init.shape[0] == num_chains and _accepts(posterior, init[0])
+
+
+def _accepts(log_density: LogDensityFn, position: Array) -> bool:
+    try:
+        return jax.eval_shape(log_density, position).shape == ()
+    except (TypeError, ValueError):
+        return False
+
+
+def _extreme(reduce: Callable[[Array], Array], values: Array) -> Array:
+    return reduce(values)
+
+
+def _print_progress(progress: Progress) -> None:
+    left = progress.seconds * (progress.num_steps / progress.step - 1)
+    print(
+        f"{progress.phase}: step {progress.step} of {progress.num_steps}, acceptance {progress.acceptance:.2f}, "
+        f"about {left:.0f} s left",
+        flush=True,
+    )

@@ -1,0 +1,110 @@
+r"""The Boltzmann posterior, term by term.
+
+.. math:: \rho(z) = e^{F(z)} / Z, \qquad
+          F(z) = w(z) - \tfrac{\lambda}{2} |x - A(z)|^2 - \tfrac{\beta}{2} |z - \bar z|^2 .
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cryowgen_jax.potentials.witnesses import ScaledWitness
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array, FourierDiagonal
+
+
+def data_fit(
+    position: Array, decoder: Callable[[Array], Array], observation: Array, data_weight: Array | float
+) -> Array:
+    """-lambda/2 |x - A(z)|^2. Two transforms for value and gradient where A is diagonal in Fourier space."""
+    if isinstance(decoder, FourierDiagonal):
+        return -data_weight * fourier.half_misfit(position, observation, decoder.transfer)
+    return -0.5 * data_weight * jnp.sum((observation - decoder(position)) ** 2)
+
+
+def conditional_prior(position: Array, center: Array, prior_precision: Array | float) -> Array:
+    """-beta/2 |z - zbar|^2, the exponent of kappa(z | x) = N(zbar, I / beta)."""
+    return -0.5 * prior_precision * jnp.sum((position - center) ** 2)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """Boltzmann posterior of a clean volume (or latent) z given one observation; a pytree in every field.
+
+    Parameters
+    ----------
+    witness
+        w: position -> scalar, in nats. A pytree callable: one of the closed forms of this package, ``from_nnx`` or
+        ``from_linen`` of a Flax module, or a function bound to its arrays with ``jax.tree_util.Partial``.
+    decoder
+        A: position -> observation, likewise a pytree callable.
+    observation
+        x, of the shape that the decoder returns.
+    center
+        z-bar, the centre of the conditional prior, of the position's shape.
+    data_weight
+        lambda = 1 / (noise variance), scalar.
+    prior_precision
+        beta, scalar.
+    """
+
+    witness: Callable[[Array], Array]
+    decoder: Callable[[Array], Array]
+    observation: Array
+    center: Array
+    data_weight: Array | float
+    prior_precision: Array | float
+
+    def log_density(self, position: Array) -> Array:
+        """F(z), without the normaliser, in nats."""
+        return (
+            self.witness(position)
+            + data_fit(position, self.decoder, self.observation, self.data_weight)
+            + conditional_prior(position, self.center, self.prior_precision)
+        )
+
+    def drift(self, position: Array) -> Array:
+        """Grad F(z)."""
+        return jax.grad(self.log_density)(position)
+
+
+def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None) -> Array:
+    r"""Scalar whose gradient in the posterior estimates the gradient of the effective potential Psi.
+
+    .. math:: \nabla \Psi = -E_\rho[\nabla F], \qquad \Psi = -\log \int e^{F(z)} dz
+
+    in every leaf: observation, center, data_weight, prior_precision, and the arrays of witness and decoder.
+
+    Parameters
+    ----------
+    posterior
+        The posterior whose leaves are differentiated.
+    samples
+        K draws from it, (K, ...), treated as constants.
+    weights
+        Non-negative weights (K,); normalised here. Equal by default.
+
+    Examples
+    --------
+    ``jax.grad(surrogate)(posterior, samples).data_weight`` estimates 1/2 E|x - A(z)|^2.
+    """
+    samples = jax.lax.stop_gradient(samples)
+    values = jax.vmap(posterior.log_density)(samples)
+    if weights is None:
+        return -jnp.mean(values)
+    weights = jax.lax.stop_gradient(weights)
+    return -jnp.sum(weights * values) / jnp.sum(weights)
+
+
+def temper(posterior: Posterior, temperature: Array | float) -> Posterior:
+    """Posterior at temperature gamma: w -> w / gamma, lambda -> lambda / gamma; beta stays, kappa is the reference."""
+    return dataclasses.replace(
+        posterior,
+        witness=ScaledWitness(1.0 / jnp.asarray(temperature, jnp.float32), posterior.witness),
+        data_weight=posterior.data_weight / temperature,
+    )

@@ -1,0 +1,150 @@
+"""Witnesses with closed forms, and how witnesses combine.
+
+Each knows its curvature: ``curvature_bounds()`` returns (low, high) with low I <= -Hess w(z) <= high I everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array, HasCurvature
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class QuadraticWitness:
+    """w(z) = -1/2 (z - m)^T S (z - m), S diagonal in Fourier space.
+
+    Parameters
+    ----------
+    curvature
+        S_k, real, in rfftn layout; 1 / S_k is the variance that the witness alone gives coefficient k.
+    mean
+        m, a volume.
+    """
+
+    curvature: Array
+    mean: Array
+
+    def __call__(self, position: Array) -> Array:
+        """Return w(z)."""
+        return -fourier.quadratic_form(position - self.mean, self.curvature)
+
+    def curvature_bounds(self) -> tuple[Array, Array]:
+        """Smallest and largest S_k."""
+        return jnp.min(self.curvature), jnp.max(self.curvature)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GaussianMixtureWitness:
+    """w(z) = log sum_j pi_j N(z; m_j, v I), normalised densities, positions of any shape.
+
+    Parameters
+    ----------
+    weights
+        pi_j, (J,), positive; normalised here.
+    means
+        m_j, (J, ...).
+    variance
+        v, scalar.
+    """
+
+    weights: Array
+    means: Array
+    variance: Array | float
+
+    def __call__(self, position: Array) -> Array:
+        """Return w(z)."""
+        difference = (position[None] - self.means).reshape(self.means.shape[0], -1)
+        size = difference.shape[1]
+        log_weights = jnp.log(self.weights) - jnp.log(jnp.sum(self.weights))
+        squares = jnp.sum(difference**2, axis=1) / self.variance
+        return jax.nn.logsumexp(log_weights - 0.5 * squares) - 0.5 * size * jnp.log(2 * jnp.pi * self.variance)
+
+    def curvature_bounds(self) -> tuple[Array, Array]:
+        """-Hess w = I/v - Cov(m)/v^2, Cov under the responsibilities: at most the square of half the widest gap."""
+        flat = self.means.reshape(self.means.shape[0], -1)
+        gap = jnp.max(jnp.sum((flat[:, None] - flat[None]) ** 2, axis=-1))
+        high = 1.0 / jnp.asarray(self.variance, jnp.float32)
+        return high - 0.25 * gap * high**2, high
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScaledWitness:
+    """scale * w(z)."""
+
+    scale: Array
+    witness: Callable[[Array], Array]
+
+    def __call__(self, position: Array) -> Array:
+        """Return scale * w(z)."""
+        return self.scale * self.witness(position)
+
+    def curvature_bounds(self) -> tuple[Array, Array]:
+        """Bounds of the witness, scaled (scale >= 0)."""
+        low, high = curvature_bounds(self.witness)
+        return self.scale * low, self.scale * high
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SumWitness:
+    """Sum of witnesses."""
+
+    terms: tuple[Callable[[Array], Array], ...]
+
+    def __call__(self, position: Array) -> Array:
+        """Return sum_i w_i(z)."""
+        total = jnp.zeros((), position.dtype)
+        for term in self.terms:
+            total = total + term(position)
+        return total
+
+    def curvature_bounds(self) -> tuple[Array, Array]:
+        """Sum of the bounds."""
+        bounds = [curvature_bounds(term) for term in self.terms]
+        low, high = jnp.zeros(()), jnp.zeros(())
+        for low_i, high_i in bounds:
+            low, high = low + low_i, high + high_i
+        return low, high
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ShiftedWitness:
+    """w(z) + s/2 |z|^2: what is left of a witness when curvature s has moved into the Gaussian part."""
+
+    witness: Callable[[Array], Array]
+    shift: Array
+
+    def __call__(self, position: Array) -> Array:
+        """Return w(z) + s/2 |z|^2."""
+        return self.witness(position) + 0.5 * self.shift * jnp.sum(position**2)
+
+    def curvature_bounds(self) -> tuple[Array, Array]:
+        """Bounds of the witness, lowered by s."""
+        low, high = curvature_bounds(self.witness)
+        return low - self.shift, high - self.shift
+
+
+def has_curvature(witness: Callable[[Array], Array]) -> bool:
+    """Whether the witness, with all that it wraps, bounds its own curvature."""
+    if isinstance(witness, (ScaledWitness, ShiftedWitness)):
+        return has_curvature(witness.witness)
+    if isinstance(witness, SumWitness):
+        return all(has_curvature(term) for term in witness.terms)
+    return isinstance(witness, HasCurvature)
+
+
+def curvature_bounds(witness: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Return (low, high) with low I <= -Hess w <= high I; a TypeError where the witness does not know."""
+    if not isinstance(witness, HasCurvature):
+        raise TypeError(f"{type(witness).__name__} carries no curvature bound: give it a curvature_bounds() method")
+    return witness.curvature_bounds()
