@@ -1,0 +1,67 @@
+"""Operators that are not diagonal in Fourier space: rotation, and one operator after another."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from cryowgen_jax.spatial.rotation import rotate
+from cryowgen_jax.types import Array, InputError, PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rotation:
+    """The operator v -> :func:`~cryowgen_jax.spatial.rotation.rotate` (v, matrix).
+
+    Parameters
+    ----------
+    matrix
+        Shape (3, 3), acting on offsets (z, y, x) from the box centre; stack matrices and ``jax.vmap`` for many.
+    """
+
+    matrix: Array
+
+    def __call__(self, volume: Array) -> Array:
+        """Rotate one volume."""
+        return rotate(volume, self.matrix)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Composition:
+    """The operator v -> outer(inner(v)); made by :func:`compose`."""
+
+    outer: PyTree
+    inner: PyTree
+
+    def __call__(self, volume: Array) -> Array:
+        """Apply the inner operator, then the outer one."""
+        return self.outer(self.inner(volume))
+
+
+def compose(outer: Any, inner: Any) -> Composition:
+    r"""Return the operator :math:`v \mapsto` outer(inner(v)), such as T_M o R = ``compose(Wedge(mask), Rotation(R))``.
+
+    Parameters
+    ----------
+    outer, inner
+        Callables volume -> volume. Pytrees keep their arrays as leaves of the result, so that it can be jitted,
+        differentiated in them and vmapped over stacks of them; a plain function becomes a constant of it.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be called.
+    """
+    for operator in (outer, inner):
+        if not callable(operator):
+            raise InputError(f"compose needs two callables volume -> volume, got {type(operator).__name__}")
+    return Composition(_as_pytree(outer), _as_pytree(inner))
+
+
+def _as_pytree(operator: Any) -> PyTree:
+    is_plain_function = jax.tree_util.all_leaves([operator])
+    return jax.tree_util.Partial(operator) if is_plain_function else operator
