@@ -15,7 +15,7 @@ from cryowgen_jax.chains.run import Kernel
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.types import Array, FourierDiagonal, LogDensityFn
 
-NAMES = ("auto", "langevin", "leimkuhler_matthews", "pcnl", "pcnl_unadjusted", "mala")
+NAMES = ("auto", "langevin", "leimkuhler_matthews", "pcnl", "pcnl_unadjusted", "preconditioned", "mala")
 _NO_START = "init=None: a log-density does not say where to start; give init, one position or one per chain"
 STEP_OVER_CURVATURE = 0.2  # Euler steps: variance of the stiffest mode off by at most 1 / (1 - 0.1)
 
@@ -54,37 +54,40 @@ def assemble(target: Posterior | LogDensityFn, sampler: Any, example: Array | No
         raise ValueError(f"sampler={sampler!r} is not known: give one of {', '.join(NAMES)} or a BlackJAX algorithm")
     if sampler == "auto":
         sampler = "mala" if gaussian is None else "pcnl"
-    if sampler.startswith("pcnl"):
+    if sampler in ("pcnl", "pcnl_unadjusted", "preconditioned"):
         if gaussian is None:
             potentials.gaussian_part(_require_posterior(target))  # raises with the reason
             raise ValueError("pcnl needs a posterior whose Gaussian part is diagonal in Fourier space")
-        return Assembly(_pcnl(gaussian, remainder, adjusted=sampler == "pcnl"), start, probe)
+        return Assembly(_fourier(sampler, gaussian, remainder), start, probe)
     log_density = target.log_density if isinstance(target, Posterior) else target
     if start is None and isinstance(target, Posterior):
         start = samplers.bind(_tether_draw, target)
     return Assembly(_euler(sampler, log_density, target), start, probe)
 
 
-def _pcnl(
-    gaussian: potentials.FourierGaussian, remainder: Callable[[Array], Array] | None, *, adjusted: bool
-) -> Kernel:
+def _fourier(sampler: str, gaussian: potentials.FourierGaussian, remainder: Callable[[Array], Array] | None) -> Kernel:
+    """Kernels that know the Gaussian part; a remainder with |Hess| <= g min q bounds their steps."""
     if remainder is None:
-        return Kernel(
-            samplers.bind(_independent_builder, gaussian), jnp.ones(()), "exact Gaussian draws", gradients_per_step=0
-        )
+        builder = samplers.bind(_independent_builder, gaussian)
+        return Kernel(builder, jnp.ones(()), "exact Gaussian draws", gradients_per_step=0)
+    adjusted = sampler == "pcnl"
     if potentials.has_curvature(remainder):
         gap = potentials.contraction_gap(gaussian, remainder)
     elif adjusted:
         gap = jnp.asarray(10.0)  # adaptation takes over
     else:
         raise ValueError(
-            "pcnl_unadjusted needs a witness that bounds its curvature: give it a curvature_bounds() method, or use pcnl"
+            f"sampler={sampler!r} needs a witness that bounds its curvature: give it a curvature_bounds() method, or use "
+            "sampler='pcnl'"
         )
+    if sampler == "preconditioned":
+        builder = samplers.bind(_preconditioned_builder, remainder, gaussian)
+        return Kernel(builder, jnp.minimum(0.7, 1.4 / (1.0 + gap)), sampler)
     step_size = jnp.minimum(0.5, 0.3 / (1.0 + gap))
-    builder = samplers.bind(_adjusted_builder if adjusted else _unadjusted_builder, remainder, gaussian)
     if adjusted:
-        return Kernel(builder, step_size, "pcnl", target_acceptance=0.7, max_step_size=1.0)
-    return Kernel(builder, step_size, "pcnl_unadjusted")
+        builder = samplers.bind(_adjusted_builder, remainder, gaussian)
+        return Kernel(builder, step_size, sampler, target_acceptance=0.7, max_step_size=1.0)
+    return Kernel(samplers.bind(_unadjusted_builder, remainder, gaussian), step_size, sampler)
 
 
 def _euler(sampler: str, log_density: LogDensityFn, target: Posterior | LogDensityFn) -> Kernel:
@@ -166,6 +169,12 @@ def _unadjusted_builder(
     witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, step_size: Array
 ) -> Any:
     return samplers.pcnl(witness, gaussian, 1.0 - step_size, adjusted=False)
+
+
+def _preconditioned_builder(
+    witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, step_size: Array
+) -> Any:
+    return samplers.preconditioned(witness, gaussian, step_size)
 
 
 def _mala_builder(log_density: LogDensityFn, step_size: Array) -> Any:

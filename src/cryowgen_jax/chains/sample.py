@@ -90,7 +90,7 @@ def sample(
     sampler
         "auto": where the decoder is diagonal in Fourier space, exact draws if nothing but the Gaussian part is left,
         else Metropolis-adjusted pcnl; MALA for everything else. Or by name: "langevin", "leimkuhler_matthews", "pcnl",
-        "pcnl_unadjusted", "mala". Or a BlackJAX algorithm, whose state has a ``position``.
+        "pcnl_unadjusted", "preconditioned", "mala". Or a BlackJAX algorithm, whose state has a ``position``.
     num_chains, num_steps, num_kept
         Chains; steps of each after warm-up; draws kept of each: by default the largest divisor of ``num_steps`` whose
         draws fit in 512 MiB.

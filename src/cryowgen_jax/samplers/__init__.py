@@ -6,6 +6,7 @@ from cryowgen_jax.samplers.independent import build as independent
 from cryowgen_jax.samplers.langevin import build as langevin
 from cryowgen_jax.samplers.leimkuhler_matthews import build as leimkuhler_matthews
 from cryowgen_jax.samplers.pcnl import build as pcnl
+from cryowgen_jax.samplers.preconditioned import build as preconditioned
 
 __all__ = [
     "WeightedFamily",
@@ -16,5 +17,6 @@ __all__ = [
     "langevin",
     "leimkuhler_matthews",
     "pcnl",
+    "preconditioned",
     "weigh",
 ]
