@@ -1,0 +1,202 @@
+"""Checkpoints of a run: the newest complete state on disk, on orbax-checkpoint.
+
+orbax takes most of a second to import, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from cryowgen_jax.io.output import disk_error
+from cryowgen_jax.types import InputError, PyTree
+
+PathLike = str | os.PathLike[str]
+
+_NUM_KEPT = 2
+_Leaf = dict[str, Any]
+
+
+def save_checkpoint(folder: PathLike, step: int, tree: PyTree) -> None:
+    """Write the state after ``step`` steps; the newest two checkpoints stay.
+
+    A checkpoint gets its name only when it is complete: a save that is killed leaves the ones before it as they were.
+
+    Parameters
+    ----------
+    folder
+        The folder of checkpoints; made where missing.
+    step
+        Number of steps done, larger than that of every checkpoint in the folder.
+    tree
+        Leaves are JAX arrays (typed PRNG keys too), NumPy arrays, or Python numbers, flags and strings.
+
+    Raises
+    ------
+    InputError
+        The folder holds a checkpoint of this or a later step, or the disk is full or may not be written.
+    TypeError
+        A leaf is of another kind.
+    """
+    folder = pathlib.Path(folder).absolute()
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    description = [_describe(path, leaf, with_value=True) for path, leaf in leaves]
+    arrays = {_name(i): _plain(leaf) for i, (_, leaf) in enumerate(leaves) if _is_stored(description[i])}
+    try:
+        with _manager(folder, create=True) as (manager, args):
+            newest = manager.latest_step()
+            if newest is not None and newest >= step:
+                raise InputError(
+                    f"'{folder}' already holds a checkpoint of step {newest}, this one is of step {step}: "
+                    "pass --resume to go on from it, or name another folder"
+                )
+            items = {"description": args.JsonSave({"leaves": description})}
+            if arrays:
+                items["arrays"] = args.StandardSave(arrays)
+            manager.save(step, args=args.Composite(**items), force=True)
+    except (OSError, ValueError) as error:
+        failure = _system_failure(error)
+        if failure is None:
+            raise
+        for unfinished in folder.glob(f"{step}.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise disk_error(folder, failure, sum(array.nbytes for array in arrays.values())) from error
+
+
+def load_checkpoint(folder: PathLike, like: PyTree) -> tuple[int, PyTree] | None:
+    """Read the newest checkpoint.
+
+    Parameters
+    ----------
+    folder
+        The folder of checkpoints.
+    like
+        A tree of the structure, shapes and types that were saved. JAX arrays come back with the sharding they have
+        here, whatever it was when they were saved; other leaves of ``like`` are not looked at beyond their type.
+
+    Returns
+    -------
+    tuple[int, PyTree] or None
+        Number of steps done, and the state bit for bit. None where there is no complete checkpoint.
+
+    Raises
+    ------
+    InputError
+        The checkpoint does not have the structure, shapes or types of ``like`` (the first difference is named), or
+        is damaged.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if not folder.is_dir():
+        return None
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = [_describe(path, leaf, with_value=False) for path, leaf in leaves]
+    with _manager(folder, create=False) as (manager, args):
+        step = manager.latest_step()
+        if step is None:
+            return None
+        try:
+            found = manager.restore(step, args=args.Composite(description=args.JsonRestore())).description["leaves"]
+            _require_match(found, wanted, f"'{folder}' step {step}")
+            targets = {_name(i): _target(leaf) for i, (_, leaf) in enumerate(leaves) if _is_stored(wanted[i])}
+            arrays = {}
+            if targets:
+                arrays = manager.restore(step, args=args.Composite(arrays=args.StandardRestore(targets))).arrays
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"checkpoint '{folder / str(step)}' is damaged ({type(error).__name__}): delete it to go on from the "
+                "one before, or start again"
+            ) from error
+    restored = [_restored(i, leaf, found[i], arrays) for i, (_, leaf) in enumerate(leaves)]
+    return step, jax.tree_util.tree_unflatten(structure, restored)
+
+
+@contextlib.contextmanager
+def _manager(folder: pathlib.Path, *, create: bool) -> Iterator[tuple[Any, Any]]:
+    """An orbax manager of the folder that keeps its log to itself, and orbax's module of arguments."""
+    import orbax.checkpoint as ocp
+    from absl import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=_NUM_KEPT, enable_async_checkpointing=False, create=create, cleanup_tmp_directories=create
+    )
+    try:
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            yield manager, ocp.args
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _system_failure(error: Exception) -> OSError | None:
+    """The error of the system behind an error of orbax, whose storage layer reports it in words only."""
+    if isinstance(error, OSError):
+        return error
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else None
+
+
+def _describe(path: Any, leaf: Any, *, with_value: bool) -> _Leaf:
+    """What a leaf has to agree in, and the value of what is no array."""
+    description: _Leaf = {"path": jax.tree_util.keystr(path)}
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic):
+        return description | {"type": str(leaf.dtype), "shape": list(leaf.shape)}
+    if isinstance(leaf, bool | int | float | str):
+        return description | {"type": type(leaf).__name__} | ({"value": leaf} if with_value else {})
+    raise TypeError(f"leaf {description['path']} of a checkpoint is a {type(leaf).__name__}, not an array or a number")
+
+
+def _require_match(found: list[_Leaf], wanted: list[_Leaf], where: str) -> None:
+    for there, here in zip(found, wanted, strict=False):
+        if any(there.get(aspect) != here.get(aspect) for aspect in ("path", "type", "shape")):
+            raise InputError(
+                f"the checkpoint in {where} is of another run, it holds {_words(there)} where this run has "
+                f"{_words(here)}: repeat the settings of that run, or name another folder"
+            )
+    if len(found) != len(wanted):
+        raise InputError(
+            f"the checkpoint in {where} is of another run, it holds {len(found)} arrays and numbers where this run "
+            f"has {len(wanted)}: repeat the settings of that run, or name another folder"
+        )
+
+
+def _words(leaf: _Leaf) -> str:
+    return f"{leaf['path'] or 'one leaf'} {leaf['type']}{leaf.get('shape', '')}"
+
+
+def _is_stored(description: _Leaf) -> bool:
+    """Whether orbax stores the leaf: numbers are in the description, and orbax refuses arrays without elements."""
+    return "shape" in description and 0 not in description["shape"]
+
+
+def _name(position: int) -> str:
+    return f"leaf_{position:04d}"
+
+
+def _plain(leaf: Any) -> Any:
+    return np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+
+
+def _target(leaf: Any) -> Any:
+    """What tells orbax the kind, shape and sharding to restore."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return _plain(leaf)
+
+
+def _restored(position: int, leaf: Any, found: _Leaf, arrays: dict[str, Any]) -> Any:
+    if "value" in found:
+        return found["value"]
+    value = arrays.get(_name(position), leaf)
+    return value[()] if isinstance(leaf, np.generic) else value
