@@ -35,3 +35,12 @@ class HasCurvature(Protocol):
     def curvature_bounds(self) -> tuple[Array, Array]:
         """Return (low, high) such that low I <= -Hess w(z) <= high I for every z."""
         ...
+
+
+@runtime_checkable
+class HasSpectralCurvature(HasCurvature, Protocol):
+    """A witness on volumes that bounds its curvature frequency by frequency."""
+
+    def spectral_curvature_bounds(self) -> tuple[Array, Array]:
+        """Return (low_k, high_k) in rfftn layout with F^-1 low F <= -Hess w(z) <= F^-1 high F for every z."""
+        ...

@@ -2,6 +2,7 @@
 
 from cryowgen_jax.potentials.gaussian import FourierGaussian, contraction_gap, gaussian_part, split
 from cryowgen_jax.potentials.posterior import Posterior, conditional_prior, data_fit, surrogate, temper
+from cryowgen_jax.potentials.solvent import SolventWitness
 from cryowgen_jax.potentials.witnesses import (
     GaussianMixtureWitness,
     QuadraticWitness,
@@ -19,6 +20,7 @@ __all__ = [
     "QuadraticWitness",
     "ScaledWitness",
     "ShiftedWitness",
+    "SolventWitness",
     "SumWitness",
     "conditional_prior",
     "contraction_gap",

@@ -21,8 +21,8 @@ from cryowgen_jax.potentials.witnesses import (
     ScaledWitness,
     ShiftedWitness,
     SumWitness,
-    curvature_bounds,
     has_curvature,
+    spectral_curvature_bounds,
 )
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, FourierDiagonal
@@ -78,15 +78,18 @@ def split(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array], Arra
     rest = others[0] if len(others) == 1 else SumWitness(tuple(others))
     if not has_curvature(rest):
         return _with_quadratics(posterior, quadratics), rest
-    low, high = curvature_bounds(rest)
+    low, high = spectral_curvature_bounds(rest)
     shift = jnp.maximum(0.5 * (low + high), 0.0)
     return _with_quadratics(posterior, quadratics, shift), ShiftedWitness(rest, shift)
 
 
 def contraction_gap(gaussian: FourierGaussian, remainder: Callable[[Array], Array]) -> Array:
-    """G = max |Hess w_r| / min q: the largest curvature of the remainder in units of the Gaussian part's."""
-    low, high = curvature_bounds(remainder)
-    return jnp.maximum(jnp.abs(low), jnp.abs(high)) / jnp.min(gaussian.precision)
+    """G = max_k |Hess w_r|_k / q_k: the largest curvature of the remainder in units of the Gaussian part's.
+
+    The spectrum of C^{1/2} Hess w_r C^{1/2} lies in [-g, g]. Bounds that are scalars meet the softest coefficient.
+    """
+    low, high = spectral_curvature_bounds(remainder)
+    return jnp.max(jnp.maximum(jnp.abs(low), jnp.abs(high)) / gaussian.precision)
 
 
 def _sort_terms(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, HasCurvature
+from cryowgen_jax.types import Array, HasCurvature, HasSpectralCurvature
 
 
 @jax.tree_util.register_dataclass
@@ -92,6 +92,11 @@ class ScaledWitness:
         low, high = curvature_bounds(self.witness)
         return self.scale * low, self.scale * high
 
+    def spectral_curvature_bounds(self) -> tuple[Array, Array]:
+        """Bounds of the witness, scaled."""
+        low, high = spectral_curvature_bounds(self.witness)
+        return self.scale * low, self.scale * high
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -110,27 +115,39 @@ class SumWitness:
     def curvature_bounds(self) -> tuple[Array, Array]:
         """Sum of the bounds."""
         bounds = [curvature_bounds(term) for term in self.terms]
-        low, high = jnp.zeros(()), jnp.zeros(())
-        for low_i, high_i in bounds:
-            low, high = low + low_i, high + high_i
-        return low, high
+        return sum((low for low, _ in bounds), jnp.zeros(())), sum((high for _, high in bounds), jnp.zeros(()))
+
+    def spectral_curvature_bounds(self) -> tuple[Array, Array]:
+        """Sum of the bounds."""
+        bounds = [spectral_curvature_bounds(term) for term in self.terms]
+        return sum((low for low, _ in bounds), jnp.zeros(())), sum((high for _, high in bounds), jnp.zeros(()))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ShiftedWitness:
-    """w(z) + s/2 |z|^2: what is left of a witness when curvature s has moved into the Gaussian part."""
+    """w(z) + 1/2 z^T s z: what is left of a witness when curvature s has moved into the Gaussian part.
+
+    ``shift`` is a scalar, or one value per coefficient in rfftn layout.
+    """
 
     witness: Callable[[Array], Array]
     shift: Array
 
     def __call__(self, position: Array) -> Array:
-        """Return w(z) + s/2 |z|^2."""
-        return self.witness(position) + 0.5 * self.shift * jnp.sum(position**2)
+        """Return w(z) + 1/2 z^T s z."""
+        if jnp.ndim(self.shift) == 0:
+            return self.witness(position) + 0.5 * self.shift * jnp.sum(position**2)
+        return self.witness(position) + fourier.quadratic_form(position, self.shift)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
+        """Smallest and largest of the spectral bounds, or the witness's own bounds lowered by s."""
+        low, high = spectral_curvature_bounds(self.witness)
+        return jnp.min(low - self.shift), jnp.max(high - self.shift)
+
+    def spectral_curvature_bounds(self) -> tuple[Array, Array]:
         """Bounds of the witness, lowered by s."""
-        low, high = curvature_bounds(self.witness)
+        low, high = spectral_curvature_bounds(self.witness)
         return low - self.shift, high - self.shift
 
 
@@ -148,3 +165,10 @@ def curvature_bounds(witness: Callable[[Array], Array]) -> tuple[Array, Array]:
     if not isinstance(witness, HasCurvature):
         raise TypeError(f"{type(witness).__name__} carries no curvature bound: give it a curvature_bounds() method")
     return witness.curvature_bounds()
+
+
+def spectral_curvature_bounds(witness: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Bounds frequency by frequency where the witness has them, its two scalars where not."""
+    if isinstance(witness, HasSpectralCurvature):
+        return witness.spectral_curvature_bounds()
+    return curvature_bounds(witness)
