@@ -202,6 +202,12 @@ def test_layout_and_extremes():
     assert float(wedge_mask((1, 16, 16)).min()) == 1.0  # a slice has no frequency along the beam
 
 
+@pytest.mark.parametrize("edge", [0.0, 10.0])
+def test_no_frequency_along_the_beam_counts_as_measured(edge):
+    assert float(wedge_mask((6, 7, 8), (10, 60), edge=edge)[0].min()) == 1.0
+    assert float(wedge_mask((6, 7, 8), (10, 60), beam_axis="x", edge=edge)[..., 0].min()) == 1.0
+
+
 def test_a_soft_edge_is_monotone_and_centred_on_the_boundary():
     shape, edge = (64, 4, 64), 12.0
     hard, soft = (np.asarray(wedge_mask(shape, (-50, 60), edge=e)) for e in (0.0, edge))

@@ -78,6 +78,10 @@ def test_values_are_a_hermitian_mask_between_zero_and_one(rng, shape):
     np.testing.assert_array_equal(mask, wedge_mask_from_tilts(shape, np.sort(tilts)[::-1]))
 
 
+def test_no_frequency_along_the_beam_counts_as_measured():
+    assert float(wedge_mask_from_tilts((32, 7, 32), [20.0, 30.0, 40.0])[0].min()) == 1.0
+
+
 def test_other_axes_are_the_same_mask_transposed():
     tilts = [-50.0, -20.0, 5.0, 33.0]
     cube = (9, 9, 9)

@@ -34,12 +34,12 @@ def wedge_mask(
 
     With tilt axis y and beam axis z, and for lo < 0 < hi, a coefficient is missing if
 
-    .. math:: |k_x| < |k_z| \tan(90 - hi) \text{ where } k_x k_z \ge 0, \qquad
-              |k_x| < |k_z| \tan(90 + lo) \text{ where } k_x k_z \le 0,
+    .. math:: |k_x| < |k_z| \tan(90 - hi) \text{ where } k_x k_z > 0, \qquad
+              |k_x| < |k_z| \tan(90 + lo) \text{ where } k_x k_z < 0,
 
-    in cycles per voxel, so boxes need not be cubes. For another pair of axes read p, the third axis, for x and the beam
-    axis for z: positive tilt angles measure k_p k_beam > 0. k_beam = 0 counts as measured, and so does the zero
-    frequency.
+    in cycles per voxel, so boxes need not be cubes; where k_x = 0 it is missing if both hold. k_z = 0 counts as
+    measured, and so does the zero frequency. For another pair of axes read p, the third axis, for x and the beam axis
+    for z: positive tilt angles measure k_p k_beam > 0.
 
     Parameters
     ----------
