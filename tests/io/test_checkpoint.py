@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -160,9 +161,9 @@ def test_half_a_save_is_ignored_and_cleared(tmp_path):
     step, tree = load_checkpoint(tmp_path, like)
     assert step == 1
     np.testing.assert_array_equal(tree["a"], jnp.ones(3))
-    save_checkpoint(tmp_path, 2, {"a": jnp.full(3, 2.0)})
-    assert load_checkpoint(tmp_path, like)[0] == 2
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["1", "2"]
+    save_checkpoint(tmp_path, 3, {"a": jnp.full(3, 2.0)})
+    assert load_checkpoint(tmp_path, like)[0] == 3
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["1", "3"]
 
 
 def test_damaged_checkpoint(tmp_path):
@@ -218,15 +219,21 @@ def test_folder_that_cannot_be(tmp_path):
         save_checkpoint(tmp_path / "file", 1, {"a": jnp.ones(3)})
 
 
-def test_quiet(tmp_path, capfd, caplog):
-    from absl import logging
-
-    before = logging.get_verbosity()
-    save_checkpoint(tmp_path, 1, state())
-    load_checkpoint(tmp_path, state())
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_quiet(tmp_path, capfd, caplog, level):
+    save_checkpoint(tmp_path / "warm", 1, state())
+    logger = logging.getLogger("absl")
+    before = logger.level
+    try:
+        logger.setLevel(level)
+        caplog.clear()
+        save_checkpoint(tmp_path, 1, state())
+        load_checkpoint(tmp_path, state())
+        assert logger.level == level
+    finally:
+        logger.setLevel(before)
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
-    assert logging.get_verbosity() == before
 
 
 SAVE_FOR_EVER = """

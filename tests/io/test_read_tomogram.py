@@ -121,9 +121,10 @@ def test_permissive_takes_a_declared_stack(tmp_path):
     assert read_tomogram(path, permissive=True).voxel_size_angstrom == (10.0, 10.0, 10.0)
 
 
-def test_data_is_read_only(tmp_path):
+@pytest.mark.parametrize("dtype", ["i1", "f4"])
+def test_data_is_read_only(tmp_path, dtype):
     path = tmp_path / "a.mrc"
-    path.write_bytes(mrc_bytes(ramp()))
+    path.write_bytes(mrc_bytes(ramp(dtype=dtype)))
     with pytest.raises(ValueError, match="read-only"):
         read_tomogram(path).data[0, 0, 0] = 1
 

@@ -36,6 +36,7 @@ CASES = {
     "cut by one byte": (RAMP[:-1], ["truncated", "480 bytes"]),
     "cut in the extended header": (mrc_bytes(ramp(), extended=bytes(2000))[:1500], ["truncated"]),
     "huge claim": (mrc_bytes(ramp(), nx=100_000, ny=100_000, nz=100_000), ["truncated"]),
+    "huge claim and no data": (mrc_bytes(ramp(), nx=100_000, ny=100_000, nz=100_000)[:1024], ["truncated"]),
     "negative size": (mrc_bytes(ramp(), nx=-6), ["damaged header", "-6"]),
     "negative extended header": (mrc_bytes(ramp(), nsymbt=-4), ["damaged header"]),
     "unknown mode": (mrc_bytes(ramp(), mode=77), ["mode 77", "convert"]),

@@ -82,6 +82,7 @@ def test_output_is_strictly_valid_whatever_the_input(tmp_path, fields):
     assert output.stat().st_size == 1024 + 4 * 120
     assert field(output, "ispg") == 1
     assert field(output, "mode") == 2
+    assert [field(output, angle) for angle in ("alpha", "beta", "gamma")] == [90.0, 90.0, 90.0]
 
 
 def test_what_only_permissive_reads_comes_out_valid(tmp_path):
@@ -92,6 +93,15 @@ def test_what_only_permissive_reads_comes_out_valid(tmp_path):
         write_volume(tmp_path / "out.mrc", tomogram.data, tomogram)
         assert is_strictly_valid(tmp_path / "out.mrc")
         assert read_tomogram(tmp_path / "out.mrc").voxel_size_angstrom == tomogram.voxel_size_angstrom
+
+
+def test_declared_stack_comes_out_as_volume(tmp_path):
+    path = tmp_path / "in.mrc"
+    path.write_bytes(mrc_bytes(ramp(), ispg=0, mz=1, cella_z=10.0))
+    tomogram = read_tomogram(path, permissive=True)
+    output = tmp_path / "out.mrc"
+    write_volume(output, tomogram.data, tomogram)
+    assert (field(output, "ispg"), field(output, "mz"), field(output, "cella_z")) == (1, 4, 40.0)
 
 
 def test_statistics(tmp_path, rng):

@@ -6,6 +6,7 @@ orbax takes most of a second to import, so it is imported where it is used.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
 import re
@@ -124,10 +125,10 @@ def load_checkpoint(folder: PathLike, like: PyTree) -> tuple[int, PyTree] | None
 def _manager(folder: pathlib.Path, *, create: bool) -> Iterator[tuple[Any, Any]]:
     """An orbax manager of the folder that keeps its log to itself, and orbax's module of arguments."""
     import orbax.checkpoint as ocp
-    from absl import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
+    logger = logging.getLogger("absl")  # orbax's; even what it then raises it logs first, with its traceback
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=_NUM_KEPT, enable_async_checkpointing=False, create=create, cleanup_tmp_directories=create
     )
@@ -135,7 +136,7 @@ def _manager(folder: pathlib.Path, *, create: bool) -> Iterator[tuple[Any, Any]]
         with ocp.CheckpointManager(folder, options=options) as manager:
             yield manager, ocp.args
     finally:
-        logging.set_verbosity(verbosity)
+        logger.setLevel(level)
 
 
 def _system_failure(error: Exception) -> OSError | None:

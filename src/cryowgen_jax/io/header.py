@@ -152,7 +152,9 @@ def output_header(like: np.ndarray, stored: np.ndarray, voxel_size_angstrom: Tri
         if float(like["cellb"][angle]) == 0:
             header["cellb"][angle] = 90.0
     header["dmin"], header["dmax"] = stored.min(), stored.max()
-    header["dmean"], header["rms"] = stored.mean(dtype=np.float64), stored.std(dtype=np.float64)
+    mean = stored.mean(dtype=np.float64)
+    # By section, to spare a copy of the volume in float64.
+    header["dmean"], header["rms"] = mean, np.sqrt(np.mean([np.mean((section - mean) ** 2) for section in stored]))
     _set_labels(header)
     return header
 
