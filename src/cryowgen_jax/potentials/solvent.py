@@ -16,7 +16,7 @@ from cryowgen_jax.types import Array
 class SolventWitness:
     r"""Density is flat where an envelope says solvent.
 
-    .. math:: w(z) = -\tfrac12 \sum_x e(x)^2\, [F^{-1} W F (z - c)]^2(x), \qquad W_k^2 = 1 / P_{s,k} .
+    .. math:: w(z) = -\tfrac12 \sum_x e(x)\, [F^{-1} W F (z - c)]^2(x), \qquad W_k^2 = 1 / P_{s,k} .
 
     Where e = 1 the volume follows a stationary Gaussian field about the solvent level c with power spectrum P_s; where
     e = 0 nothing is said. Concave, and its curvature lies between 0 and W_k^2 coefficient by coefficient.
@@ -37,7 +37,7 @@ class SolventWitness:
 
     def __call__(self, position: Array) -> Array:
         """Return w(z)."""
-        return -0.5 * jnp.sum((self.envelope * fourier.filter_volume(position - self.level, self.whitening)) ** 2)
+        return -0.5 * jnp.sum(self.envelope * fourier.filter_volume(position - self.level, self.whitening) ** 2)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
         """0 and the largest W_k^2."""

@@ -1,1 +1,6 @@
-"""See ARCHITECTURE.md."""
+"""Tomogram in, family out: preparation, the default model, wedge inspection. See ARCHITECTURE.md."""
+
+from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.restore import Restoration, RestorationReport, restore
+
+__all__ = ["Restoration", "RestorationReport", "WedgeReport", "inspect_wedge", "restore", "wedge_contradiction"]

@@ -27,11 +27,12 @@ class Frame:
     scale: float
     level: float
     smooth: np.ndarray
+    periodic: bool
 
     def prepare(self, tomogram: np.ndarray) -> Array:
         """Standardised periodic part of a tomogram of the same frame (a second half, a centre)."""
         part = (np.asarray(tomogram, np.float32)[self.region] - self.level) / self.scale
-        return jnp.asarray(part - _smooth_part(part), jnp.float32)
+        return jnp.asarray(part if self.periodic else part - _smooth_part(part), jnp.float32)
 
     def restore(self, volume: Array, tomogram: np.ndarray) -> np.ndarray:
         """A prepared volume in the units of the tomogram, whose own values stay outside of the region."""
@@ -46,7 +47,7 @@ class Frame:
         return full
 
 
-def frame_of(tomogram: np.ndarray, *, bright: bool = True) -> Frame:
+def frame_of(tomogram: np.ndarray, *, bright: bool = True, periodic: bool = False) -> Frame:
     """Measure how to prepare a tomogram.
 
     Parameters
@@ -55,6 +56,8 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True) -> Frame:
         (Z, Y, X), finite.
     bright
         Whether density is brighter than its surroundings; otherwise the sign is turned while chains run.
+    periodic
+        Whether opposite faces fit each other already, as in a simulation; otherwise the jump between them is taken off.
 
     Raises
     ------
@@ -74,7 +77,8 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True) -> Frame:
     level, spread = float(np.median(part)), float(part.std())
     scale = spread if bright else -spread
     standard = (part - level) / scale
-    return Frame(volume.shape, region, scale, level, _smooth_part(standard))
+    smooth = np.zeros_like(standard) if periodic else _smooth_part(standard)
+    return Frame(volume.shape, region, scale, level, smooth, periodic)
 
 
 def _data_region(volume: np.ndarray) -> tuple[slice, ...]:

@@ -1,0 +1,190 @@
+r"""The default model of a tomogram: particles in solvent, every parameter estimated from the tomogram itself.
+
+.. math:: w(z) = -\tfrac12 \sum_x e(x)\, [P_s^{-1/2} (z - c)]^2(x) - \tfrac12 (z - c)^T (P_p^{-1} - \beta) (z - c)
+
+with e(x) the probability that voxel x is solvent, c the solvent level, P_s the power spectrum of solvent and P_p that
+of particles, both isotropic, and the noise spectrum N that weighs the data. They are found by alternating between a
+short chain under the present model and moments of its mean and of the data (empirical Bayes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax.operators import Wedge
+from cryowgen_jax.potentials import Posterior, QuadraticWitness, SolventWitness, SumWitness
+from cryowgen_jax.restoration import spectra
+from cryowgen_jax.restoration.spectra import Shells
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array
+
+BLUR = 1.5  # voxels, before solvent is told from particle
+THRESHOLD, BELOW, SOFTNESS = 3.0, 5.0, 0.7  # solvent lies between -BELOW and THRESHOLD, in its own sd after the blur
+SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
+SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
+RELATIVE_TETHER = 0.5  # beta as a share of the smallest 1 / P_p
+
+
+@dataclasses.dataclass(frozen=True)
+class SolventModel:
+    """Spectra per shell, envelope and level; ``noise_rule`` says where N comes from."""
+
+    shells: Shells
+    halves: tuple[np.ndarray, ...]
+    noise_rule: str
+    noise: np.ndarray
+    signal: np.ndarray
+    solvent: np.ndarray
+    particle: np.ndarray
+    envelope: np.ndarray
+    level: float
+
+    @property
+    def observation(self) -> np.ndarray:
+        """Half spectrum of the data, halves averaged, measured region only."""
+        return np.mean(np.stack(self.halves), axis=0)
+
+    def witness(self) -> SumWitness:
+        """w, for the posterior's ``prior_precision``."""
+        shape, spread = self.shells.shape, self.shells.spread
+        inside = QuadraticWitness(
+            jnp.asarray(1 / spread(self.particle) - self.prior_precision), jnp.full(shape, self.level, jnp.float32)
+        )
+        whitening = jnp.asarray(1 / np.sqrt(spread(self.solvent)))
+        return SumWitness((inside, SolventWitness(jnp.asarray(self.envelope), whitening, jnp.float32(self.level))))
+
+    @property
+    def prior_precision(self) -> np.float32:
+        """Beta."""
+        return np.float32(RELATIVE_TETHER / self.particle.max())
+
+    @property
+    def data_weight(self) -> np.float32:
+        """lambda: the inverse of the mean noise power over the measured region."""
+        return np.float32(1 / np.average(self.shells.spread(self.noise), weights=self.shells.weight))
+
+    def decoder(self, mask: np.ndarray) -> Wedge:
+        """A = the wedge with noise whitened: sqrt(M_k / (lambda N_k))."""
+        return Wedge(jnp.asarray(np.sqrt(mask / (self.data_weight * self.shells.spread(self.noise)))))
+
+    def posterior(self, mask: np.ndarray) -> Posterior:
+        """The posterior under this model; ``mask`` in [0, 1] weighs the data."""
+        shape, decoder = self.shells.shape, self.decoder(mask)
+        return Posterior(
+            self.witness(),
+            decoder,
+            fourier.irfftn(decoder.transfer * jnp.asarray(self.observation), shape),
+            jnp.full(shape, self.level, jnp.float32),
+            jnp.asarray(self.data_weight),
+            jnp.asarray(self.prior_precision),
+        )
+
+
+def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
+    """Model before any chain has run.
+
+    Noise from two halves is that of their difference. From one tomogram it is taken as white where its spectrum is flat
+    near Nyquist (shells 0.70-0.84 of it less than 10 % above shells 0.86-1), at the level of the lowest sixth of its
+    shells; otherwise as coloured like the solvent, of whose power it gets four fifths.
+    """
+    shape = halves[0].shape
+    shells = spectra.shells_of(shape, mask)
+    parts = tuple(np.asarray(fourier.rfftn(half)) * shells.mask for half in halves)
+    enough = shells.count > spectra.MANY
+    enough = enough if enough.any() else shells.count > 0
+    data = np.mean(np.stack(parts), axis=0)
+    total = shells.mean(spectra.power(data))
+    error = total / np.sqrt(np.maximum(shells.count, 1))
+    if len(parts) == 2:
+        rule = "difference of the halves"
+        signal = shells.mean(np.real(parts[0] * np.conj(parts[1])))
+        noise = shells.mean(spectra.power(parts[0] - parts[1])) / 4
+        noise = np.where(enough, noise, np.median(noise[enough]))
+    else:
+        rule = "white, from the weakest shells" if _flat_tail(shells, total, enough) else "coloured, as in solvent"
+        weakest = np.sort(total[enough])[: max(3, total.size // 6)]
+        noise = np.full_like(total, weakest.mean())
+        signal = total - noise
+    signal = np.maximum(signal, 2 * error)
+    signal[0], noise[0] = signal[1], noise[1]
+    signal, noise = _positive(signal), _positive(noise)
+    if rule.startswith("coloured"):
+        estimate = spectra.blur(np.asarray(fourier.irfftn(jnp.asarray(data), shape)), 1.0)
+    else:
+        wiener = shells.spread(signal / (signal + noise))
+        estimate = np.asarray(fourier.irfftn(jnp.asarray(data * wiener), shape))
+    blank = np.zeros_like(signal)
+    model = SolventModel(shells, parts, rule, noise, signal, blank, blank, np.zeros(shape, np.float32), 0.0)
+    return update(model, estimate)
+
+
+def update(model: SolventModel, mean: np.ndarray) -> SolventModel:
+    """Model after a look at the posterior mean: envelope, level, solvent and particle spectra, and coloured noise."""
+    shells = model.shells
+    blurred = spectra.blur(mean, BLUR)
+    level, spread = spectra.solvent_level(blurred)
+    if model.solvent.any():
+        passed = np.exp(-4 * np.pi**2 * BLUR**2 * fourier.radial_frequency(shells.shape) ** 2)
+        multiplicity = np.broadcast_to(fourier.multiplicity(shells.shape), passed.shape)
+        spread = float(np.sqrt(np.average(passed * shells.spread(model.solvent), weights=multiplicity)))
+    envelope = _envelope((blurred - level) / max(spread, 1e-12))
+    flat = float(np.mean(envelope**2))
+    filling = np.asarray(fourier.rfftn(jnp.asarray(mean))) * (1 - shells.mask)
+
+    def masked(part: np.ndarray) -> np.ndarray:
+        volume = np.asarray(fourier.irfftn(jnp.asarray(part + filling), shells.shape))
+        return np.asarray(fourier.rfftn(jnp.asarray(envelope * (volume - level))))
+
+    noise, signal, gain = model.noise, model.signal, SOLVENT_GAIN
+    if model.noise_rule.startswith("coloured"):
+        total = shells.mean(spectra.power(model.observation))
+        found = shells.mean(spectra.power(masked(model.observation))) / flat
+        found[0] = found[1]
+        found = _positive(np.minimum(shells.plateau(found), 0.98 * total))
+        noise = (1 - SOLVENT_SHARE) * found
+        signal = _positive(np.maximum(total - noise, 0.02 * total))
+        signal[0] = signal[1]
+        solvent, gain = SOLVENT_SHARE * found, 1.0
+    else:
+        parts = [masked(part) for part in model.halves]
+        total = shells.mean(spectra.power(parts[0])) / flat
+        cross = total - noise if len(parts) == 1 else shells.mean(np.real(parts[0] * np.conj(parts[1]))) / flat
+        solvent = np.maximum(cross, 0.5 * total / np.sqrt(np.maximum(shells.count * flat, 1)))
+        solvent[0] = solvent[1]
+        solvent = _positive(shells.plateau(np.minimum(solvent, signal)))
+    filled = max(float(np.mean((1 - envelope) ** 2)), 0.02)
+    particle = np.maximum((signal - flat * solvent) / filled, solvent)
+    particle[0] = particle[1]
+    return dataclasses.replace(
+        model,
+        noise=noise,
+        signal=signal,
+        solvent=gain * solvent,
+        particle=np.maximum(particle, gain * solvent),
+        envelope=envelope,
+        level=level,
+    )
+
+
+def _flat_tail(shells: Shells, total: np.ndarray, enough: np.ndarray) -> bool:
+    def tail(low: float, high: float) -> float:
+        chosen = (shells.centre > low) & (shells.centre < high) & enough
+        return float(total[chosen].mean()) if chosen.any() else np.inf
+
+    return tail(0.35, 0.42) < 1.1 * tail(0.43, 0.5)
+
+
+def _envelope(deviation: np.ndarray) -> np.ndarray:
+    def below(limit: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(np.clip(limit / SOFTNESS, -50, 50)))
+
+    return (below(deviation - THRESHOLD) * below(-deviation - BELOW)).astype(np.float32)
+
+
+def _positive(profile: np.ndarray) -> np.ndarray:
+    """The profile with empty or non-positive shells filled by the smallest positive value."""
+    good = profile > 0
+    return np.where(good, profile, profile[good].min() if good.any() else 1.0)

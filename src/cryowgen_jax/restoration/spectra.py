@@ -1,0 +1,96 @@
+"""Power spectra of a tomogram in its measured region, and the level of its solvent."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array
+
+LARGEST_SOLVENT_FREQUENCY = 0.06  # cycles per voxel: solvent has no structure larger than the inverse of it
+MANY = 50  # coefficients that make a shell's mean worth something
+
+
+@dataclasses.dataclass(frozen=True)
+class Shells:
+    """Fourier shells of equal width up to 3/2 of Nyquist (what is further out falls into the last), measured region apart.
+
+    ``index`` is the shell of every half-spectrum coefficient, ``weight`` its multiplicity where it was measured, else 0,
+    ``count`` the number of measured coefficients of each shell and ``centre`` its frequency in cycles per voxel.
+    """
+
+    shape: tuple[int, ...]
+    mask: np.ndarray
+    index: np.ndarray
+    weight: np.ndarray
+    count: np.ndarray
+    centre: np.ndarray
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Mean of ``values`` over the measured coefficients of each shell; 0 where there are none."""
+        sums = np.bincount(self.index.ravel(), (values * self.weight).ravel(), self.centre.size)
+        return sums / np.maximum(self.count, 1e-9)
+
+    def spread(self, profile: np.ndarray) -> np.ndarray:
+        """One value per shell as one per coefficient, rfftn layout, float32."""
+        return profile[self.index].astype(np.float32)
+
+    def plateau(self, profile: np.ndarray) -> np.ndarray:
+        """The profile, no higher at low frequency than in the first shells beyond 0.06 cycles per voxel."""
+        first = profile[self.centre > LARGEST_SOLVENT_FREQUENCY][:3]
+        return np.minimum(profile, np.median(first)) if first.size else profile
+
+
+def shells_of(shape: tuple[int, ...], mask: np.ndarray) -> Shells:
+    """Shells of a volume; ``mask`` > 0 is the measured region."""
+    half = min(shape) // 2
+    number = half + half // 2 + 1
+    index = np.minimum((fourier.radial_frequency(shape) * 2 * half).astype(np.int32), number - 1)
+    measured = (np.asarray(mask) > 0).astype(np.float32)
+    weight = measured * fourier.multiplicity(shape)
+    count = np.bincount(index.ravel(), weight.ravel(), number)
+    return Shells(shape, measured, index, weight, count, (np.arange(number) + 0.5) * 0.5 / half)
+
+
+def power(spectrum: np.ndarray) -> np.ndarray:
+    """|F|^2."""
+    return spectrum.real**2 + spectrum.imag**2
+
+
+def blur(volume: np.ndarray, width: float) -> np.ndarray:
+    """Gaussian blur, periodic, ``width`` = standard deviation in voxels."""
+    return gaussian_filter(np.asarray(volume, np.float32), width, mode="wrap")
+
+
+def solvent_level(volume: np.ndarray) -> tuple[float, float]:
+    """Mode of the voxels, and their spread below it.
+
+    The mode is the half-sample mode (Robertson and Cryer, JASA 1974) stopped at 2 % of the voxels; the spread is the
+    68 % quantile of the distance of the voxels below it, the standard deviation of a Gaussian.
+    """
+    voxels = np.sort(np.asarray(volume, np.float64).ravel()[:: max(1, volume.size // 200_000)])
+    sample = voxels
+    while sample.size > max(50, voxels.size // 50):
+        half = sample.size // 2
+        start = int(np.argmin(sample[half:] - sample[: sample.size - half]))
+        sample = sample[start : start + half + 1]
+    level = float(sample.mean())
+    below = voxels[voxels < level]
+    return level, float(level - np.quantile(below, 0.3173)) if below.size else 0.0
+
+
+def wedge_leak(volume: Array, mask: np.ndarray) -> float:
+    """Mean power outside of the measured region over that inside, 0.1 < |k| < 0.35: about 0 where faces fit each other."""
+    shape = volume.shape
+    frequency = fourier.radial_frequency(shape)
+    band = ((frequency > 0.1) & (frequency < 0.35)) * fourier.multiplicity(shape)
+    energy = power(np.asarray(fourier.rfftn(jnp.asarray(volume, jnp.float32))))
+    measured, missing = band * (np.asarray(mask) > 0), band * (np.asarray(mask) == 0)
+    if not (missing.any() and measured.any()):
+        return 0.0
+    inside = float(np.sum(energy * measured) / np.sum(measured))
+    return float(np.sum(energy * missing) / np.sum(missing)) / inside if inside > 0 else 0.0
