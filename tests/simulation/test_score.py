@@ -74,6 +74,22 @@ def test_correlation_of_signal_plus_noise_in_the_wedge(rng):
     assert score.wedge_energy_ratio == pytest.approx(2, abs=10 / np.sqrt(freedom))
 
 
+def test_correlations_are_those_of_the_full_spectrum(rng):
+    x = np.arange(SHAPE[2])
+    truth = noise(rng, *SHAPE) + 2 * np.sin(0.4 * x).astype(np.float32)
+    estimate = 0.5 * truth + noise(rng, *SHAPE) + np.float32(3) * noise(rng, *SHAPE).mean(axis=2, keepdims=True)
+    v, e = np.fft.fftn(truth), np.fft.fftn(estimate)
+    axes = np.meshgrid(*[np.fft.fftfreq(n) for n in SHAPE], indexing="ij")
+    k = np.sqrt(sum(f**2 for f in axes))
+    missing = np.abs(axes[0]) > np.abs(axes[2]) * np.tan(np.deg2rad(60)) + 1e-12
+    score = score_family(truth, estimate, estimate[None], np.ones(1), hard_mask())
+    for part, value in ((missing, score.in_wedge_correlation), (~missing, score.measured_correlation)):
+        part = part & (k > 0) & (k < 0.25)
+        a, b = v[part], e[part]
+        expected = np.sum(a * b.conj()).real / np.sqrt(np.sum(np.abs(a) ** 2) * np.sum(np.abs(b) ** 2))
+        assert value == pytest.approx(expected, abs=1e-4)
+
+
 def measured_exactly(truth, volumes, mask):
     """The same volumes with the truth's measured coefficients, so that the fitted gain is one."""
     spectra = mask * np.fft.rfftn(truth) + (1 - mask) * np.fft.rfftn(volumes, axes=(-3, -2, -1))

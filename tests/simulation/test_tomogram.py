@@ -73,6 +73,9 @@ def test_same_seed_same_tomogram_and_same_specimen_seen_otherwise():
     np.testing.assert_array_equal(made.truth, noisier.truth)
     np.testing.assert_array_equal(made.truth, narrower.truth)
     assert not np.array_equal(made.half1, narrower.half1)
+    for name in ("half1", "half2"):
+        noises = [(getattr(one, name) - one.truth).ravel() for one in (made, other)]
+        assert abs(np.corrcoef(noises)[0, 1]) < 0.05
     assert np.corrcoef(made.truth.ravel(), other.truth.ravel())[0, 1] < 0.3
 
 
