@@ -77,12 +77,12 @@ def _fourier(sampler: str, gaussian: potentials.FourierGaussian, remainder: Call
         gap = jnp.asarray(10.0)  # adaptation takes over
     else:
         raise ValueError(
-            f"sampler={sampler!r} needs a witness that bounds its curvature: give it a curvature_bounds() method, or use "
-            "sampler='pcnl'"
+            f"sampler={sampler!r} needs a witness that bounds its curvature: give it a curvature_bounds() method, or "
+            "use sampler='pcnl'"
         )
     if sampler == "preconditioned":
         builder = samplers.bind(_preconditioned_builder, remainder, gaussian)
-        return Kernel(builder, jnp.minimum(0.7, 1.4 / (1.0 + gap)), sampler)
+        return Kernel(builder, jnp.minimum(1.0, 1.8 / (1.0 + gap)), sampler)
     step_size = jnp.minimum(0.5, 0.3 / (1.0 + gap))
     if adjusted:
         builder = samplers.bind(_adjusted_builder, remainder, gaussian)

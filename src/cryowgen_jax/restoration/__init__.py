@@ -1,6 +1,16 @@
 """Tomogram in, family out: preparation, the default model, wedge inspection. See ARCHITECTURE.md."""
 
+from cryowgen_jax.restoration.cost import Cost, estimate_cost
 from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
 from cryowgen_jax.restoration.restore import Restoration, RestorationReport, restore
 
-__all__ = ["Restoration", "RestorationReport", "WedgeReport", "inspect_wedge", "restore", "wedge_contradiction"]
+__all__ = [
+    "Cost",
+    "Restoration",
+    "RestorationReport",
+    "WedgeReport",
+    "estimate_cost",
+    "inspect_wedge",
+    "restore",
+    "wedge_contradiction",
+]

@@ -42,8 +42,12 @@ class Frame:
 
     def restore_spread(self, std: Array) -> np.ndarray:
         """A standard deviation in the units of the tomogram; 0 outside of the region, where nothing was restored."""
+        return self.fill(np.asarray(std) * abs(self.scale))
+
+    def fill(self, part: np.ndarray) -> np.ndarray:
+        """A volume of the tomogram's shape that holds ``part`` in the region and 0 outside."""
         full = np.zeros(self.shape, np.float32)
-        full[self.region] = np.asarray(std) * abs(self.scale)
+        full[self.region] = part
         return full
 
 
@@ -74,7 +78,7 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True, periodic: bool = Fals
     if min(part.shape) < SMALLEST_AXIS:
         what = "tomogram" if part.shape == volume.shape else "tomogram inside its constant border"
         raise InputError(f"{what} has shape {part.shape}: each axis needs at least {SMALLEST_AXIS} voxels")
-    level, spread = float(np.median(part)), float(part.std())
+    level, spread = float(np.median(part)), float(part.std(dtype=np.float64))
     scale = spread if bright else -spread
     standard = (part - level) / scale
     smooth = np.zeros_like(standard) if periodic else _smooth_part(standard)
@@ -82,15 +86,23 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True, periodic: bool = Fals
 
 
 def _data_region(volume: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box outside of which every plane is constant and of one value."""
+    """Largest box in which no outermost plane is constant; borders of other values along other axes may lie around."""
     if volume.min() == volume.max():
         raise InputError(f"tomogram is constant, every voxel is {volume.flat[0]:g}: give one with something in it")
-    region = []
-    for axis in range(volume.ndim):
-        others = tuple(a for a in range(volume.ndim) if a != axis)
-        varies = np.flatnonzero(volume.min(axis=others) != volume.max(axis=others))
-        region.append(slice(int(varies[0]), int(varies[-1]) + 1))
-    return tuple(region)
+    region = tuple(slice(0, n) for n in volume.shape)
+    while True:
+        smaller = region
+        for axis in range(volume.ndim):
+            part = volume[smaller]
+            others = tuple(a for a in range(volume.ndim) if a != axis)
+            varies = np.flatnonzero(part.min(axis=others) != part.max(axis=others)) + smaller[axis].start
+            if not varies.size:
+                return smaller
+            one = slice(int(varies[0]), int(varies[-1]) + 1)
+            smaller = (*smaller[:axis], one, *smaller[axis + 1 :])
+        if smaller == region:
+            return region
+        region = smaller
 
 
 def _smooth_part(volume: np.ndarray) -> np.ndarray:

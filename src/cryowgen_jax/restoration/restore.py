@@ -16,16 +16,18 @@ import numpy as np
 from cryowgen_jax.chains import Progress, sample
 from cryowgen_jax.methods import cryowgen_mc
 from cryowgen_jax.operators import wedge_mask, wedge_mask_from_tilts
-from cryowgen_jax.potentials import Posterior
-from cryowgen_jax.restoration import solvent, spectra
+from cryowgen_jax.potentials import Posterior, has_curvature
+from cryowgen_jax.restoration import checks, solvent, spectra
 from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
 from cryowgen_jax.restoration.preparation import Frame, frame_of
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
-ROUNDS, ROUND_STEPS = 6, 20  # of the model's estimation
+NUM_STEPS, WARMUP = 140, 60
+ROUND_STEPS = 20  # of the model's estimation
+NUM_FIT_STEPS = ROUND_STEPS * (len(solvent.THRESHOLDS) - 1)
+TRUSTED_WEIGHTS = 0.75  # of a weighted family's members that count
 PERIODIC = 1e-3  # leak into the wedge below which opposite faces are taken to fit
-METHODS = ("cryowgen_langevin", "cryowgen_mc")
 
 Witness = Callable[[Array], Array]
 Contrast = Literal["auto", "bright", "dark"]
@@ -52,7 +54,8 @@ class RestorationReport(NamedTuple):
     region
         Part of the tomogram that was restored: constant borders are left alone.
     envelope
-        Where the model sees particles (1) and solvent (0), (Z, Y, X); None for a witness that the caller gave.
+        Where the model sees particles (1) and solvent (0), (Z, Y, X), 0 outside of ``region``; None for a witness that
+        the caller gave.
     seconds
         Wall time.
     """
@@ -122,8 +125,8 @@ def restore(
     beam_axis: str = "z",
     tilt_angles: Sequence[float] | np.ndarray | None = None,
     contrast: Contrast = "auto",
-    num_steps: int = 80,
-    warmup: int = 60,
+    num_steps: int = NUM_STEPS,
+    warmup: int = WARMUP,
     num_candidates: int = 64,
     devices: Sequence[jax.Device] | None = None,
     batch_size: int | None = None,
@@ -146,7 +149,8 @@ def restore(
         what is restored is their mean.
     witness
         "default" (particles in solvent, estimated from the tomogram: see ``restoration.solvent``), or a pytree callable
-        on the standardised volume (zero at the median, unit standard deviation, density positive).
+        on the standardised volume (zero at the median, unit standard deviation, density positive). One that does not
+        bound its own curvature is sampled with the Metropolis-adjusted kernel, which needs more steps.
     center
         A volume in the tomogram's units to tether to, such as another tool's restoration of other data; by default the
         solvent level, loosely.
@@ -166,7 +170,7 @@ def restore(
     num_steps, warmup
         Steps of each chain that count, and before.
     num_candidates
-        Candidates of "cryowgen_mc".
+        Candidates of "cryowgen_mc"; never fewer than ``num_samples``.
     devices, batch_size, checkpoint, progress
         As in ``sample``; ``progress`` also hears of the model's estimation.
 
@@ -181,32 +185,31 @@ def restore(
         Before it starts, where the tomogram's own spectrum contradicts the stated geometry.
     """
     started = time.monotonic()
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is not known: give one of {', '.join(METHODS)}")
-    if num_samples < 2:
-        raise InputError(f"num_samples={num_samples}: a family has at least 2 members")
-    volumes = _checked(tomogram, half2, center)
-    whole_mask = _mask(volumes[0].shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
-    found = inspect_wedge(volumes[0])
+    checks.check_options(method, witness, contrast, num_samples, num_steps, warmup)
+    checks.check_tilts(tilt_range, tilt_angles)
+    volumes = checks.checked_volumes(tomogram, half2, center)
+    data = volumes[: 1 if half2 is None else 2]
+    average = np.mean(np.stack(data), axis=0)
+    whole_mask = _mask(average.shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
+    frame = _frame(average, whole_mask, contrast)
+    found = inspect_wedge(average[frame.region])
     contradiction = wedge_contradiction(found, tilt_range, tilt_axis, beam_axis)
     if contradiction:
         warnings.warn(contradiction, UserWarning, stacklevel=2)
     key = jax.random.key(0) if key is None else key
     report = _printer(progress)
 
-    sign = contrast if contrast != "auto" else found_contrast(volumes[0])
-    frame = _frame(volumes, whole_mask, bright=sign == "bright")
-    halves = tuple(frame.prepare(volume) for volume in volumes[: 1 if half2 is None else 2])
+    halves = tuple(frame.prepare(volume) for volume in data)
     mask = _mask(halves[0].shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
-    model, position = _fit(jax.random.fold_in(key, 0), halves, mask, report)
+    model, estimate = _fit(jax.random.fold_in(key, 0), halves, mask, report)
     posterior = _posterior(model, mask, witness, None if center is None else frame.prepare(volumes[-1]))
     if method == "cryowgen_mc":
-        draws = _by_importance(key, posterior, num_candidates, num_samples)
+        draws = _by_importance(jax.random.fold_in(key, 1), posterior, max(num_candidates, num_samples), num_samples)
     else:
         draws = _by_chains(
             jax.random.fold_in(key, 1),
             posterior,
-            position if witness == "default" else None,
+            _starts(jax.random.fold_in(key, 2), model, estimate, mask, num_samples) if witness == "default" else None,
             num_samples=num_samples,
             num_steps=num_steps,
             warmup=warmup,
@@ -215,7 +218,6 @@ def restore(
             checkpoint=checkpoint,
             report=report,
         )
-    average = np.mean(np.stack(volumes[: len(halves)]), axis=0)
     return Restoration(
         mean=frame.restore(draws.mean, average),
         std=frame.restore_spread(draws.std),
@@ -227,7 +229,7 @@ def restore(
             sampler=draws.sampler,
             status=draws.status,
             warnings=_doubts(draws, contradiction, method),
-            contrast=sign,
+            contrast="bright" if frame.scale > 0 else "dark",
             noise_rule=model.noise_rule,
             noise_std=float(np.sqrt(1 / model.data_weight) * abs(frame.scale)),
             data_weight=float(model.data_weight),
@@ -236,33 +238,19 @@ def restore(
             r_hat=draws.r_hat,
             acceptance=draws.acceptance,
             step_size=draws.step_size,
-            num_gradients=draws.num_gradients + ROUNDS * ROUND_STEPS,
+            num_gradients=draws.num_gradients + NUM_FIT_STEPS,
             wedge_found=found,
             region=tuple((part.start, part.stop) for part in frame.region),
-            envelope=1 - model.envelope if witness == "default" else None,
+            envelope=frame.fill(1 - model.envelope) if witness == "default" else None,
             seconds=time.monotonic() - started,
         ),
     )
 
 
 def found_contrast(tomogram: np.ndarray) -> str:
-    """ "bright" where the low-passed tomogram is skewed upwards, else "dark": density is the rarer, stronger part."""
+    """Return "bright" where the low-passed tomogram is skewed upwards, else "dark": density is rarer and stronger."""
     smooth = spectra.blur(tomogram, 2.0).astype(np.float64)
     return "bright" if np.mean((smooth - smooth.mean()) ** 3) >= 0 else "dark"
-
-
-def _checked(tomogram: object, half2: object, center: object) -> list[np.ndarray]:
-    """The volumes that were given, as float32 and of one shape: tomogram, half2, center."""
-    volumes = [np.asarray(volume, np.float32) for volume in (tomogram, half2, center) if volume is not None]
-    names = ["the second half"] * (half2 is not None) + ["the centre"] * (center is not None)
-    for name, volume in zip(names, volumes[1:], strict=True):
-        if volume.shape != volumes[0].shape:
-            raise InputError(f"{name} has shape {volume.shape} and the tomogram {volumes[0].shape}: give equal shapes")
-        if not np.isfinite(volume).all():
-            raise InputError(f"{name} has {np.sum(~np.isfinite(volume))} voxels that are not finite: mend them first")
-    if half2 is not None and np.array_equal(volumes[0], volumes[1]):
-        raise InputError("the two halves are the same volume: give two reconstructions from different tilts or frames")
-    return volumes
 
 
 def _mask(
@@ -277,22 +265,23 @@ def _mask(
     return np.asarray(wedge_mask_from_tilts(shape, tilt_angles, tilt_axis=tilt_axis, beam_axis=beam_axis))
 
 
-def _frame(volumes: list[np.ndarray], mask: np.ndarray, *, bright: bool) -> Frame:
-    periodic = frame_of(volumes[0], bright=bright, periodic=True)
-    whole = periodic.region == tuple(slice(0, n) for n in volumes[0].shape)
-    if whole and spectra.wedge_leak(periodic.prepare(volumes[0]), mask) < PERIODIC:
-        return periodic
-    return frame_of(volumes[0], bright=bright)
+def _frame(average: np.ndarray, mask: np.ndarray, contrast: Contrast) -> Frame:
+    """How to prepare a tomogram whose halves have this average; their own smooth parts average to the frame's."""
+    frame = frame_of(average, periodic=True)
+    bright = (found_contrast(average[frame.region]) if contrast == "auto" else contrast) == "bright"
+    whole = frame.region == tuple(slice(0, n) for n in average.shape)
+    periodic = whole and spectra.wedge_leak(frame.prepare(average), mask) < PERIODIC
+    return frame_of(average, bright=bright, periodic=periodic)
 
 
 def _fit(
     key: PRNGKey, halves: tuple[Array, ...], mask: np.ndarray, report: Callable[[Progress], None] | None
 ) -> tuple[solvent.SolventModel, Array]:
-    """Estimate the model; also where the last short chain ended."""
+    """Estimate the model; also the mean of the last short chain."""
     started = time.monotonic()
     model = solvent.first_model(halves, mask)
-    position = None
-    for number in range(ROUNDS):
+    position: Array | None = None
+    for number, threshold in enumerate(solvent.THRESHOLDS[1:]):
         result = sample(
             jax.random.fold_in(key, number),
             model.posterior(mask),
@@ -304,11 +293,16 @@ def _fit(
             init=position,
         )
         position = result.samples[0, -1]
-        model = solvent.update(model, np.asarray(result.mean))
+        model = solvent.update(model, np.asarray(result.mean), threshold)
         if report is not None:
             done = (number + 1) * ROUND_STEPS
-            report(Progress("estimating the model", done, ROUNDS * ROUND_STEPS, 1.0, time.monotonic() - started))
-    return model, position
+            report(Progress("estimating the model", done, NUM_FIT_STEPS, 1.0, time.monotonic() - started))
+    return model, result.mean
+
+
+def _starts(key: PRNGKey, model: solvent.SolventModel, estimate: Array, mask: np.ndarray, num_samples: int) -> Array:
+    """One start a chain, spread out about as the posterior is."""
+    return jax.lax.map(lambda i: model.draw_near(jax.random.fold_in(key, i), estimate, mask), jnp.arange(num_samples))
 
 
 def _posterior(
@@ -329,7 +323,7 @@ def _posterior(
 def _by_chains(
     key: PRNGKey,
     posterior: Posterior,
-    position: Array | None,
+    starts: Array | None,
     *,
     num_samples: int,
     num_steps: int,
@@ -342,12 +336,12 @@ def _by_chains(
     result = sample(
         key,
         posterior,
-        sampler="preconditioned",
+        sampler="preconditioned" if has_curvature(posterior.witness) else "pcnl",
         num_chains=num_samples,
         num_steps=num_steps,
         warmup=warmup,
         num_kept=1,
-        init=position,
+        init=starts,
         devices=devices,
         batch_size=batch_size,
         checkpoint=checkpoint,
@@ -384,7 +378,7 @@ def _doubts(draws: _Draws, contradiction: str | None, method: str) -> tuple[str,
     doubts = [contradiction] if contradiction else []
     if draws.status != "ok":
         doubts.append(f"The run did not finish ({draws.status}).")
-    if method == "cryowgen_mc" and draws.ess < 0.5 * len(draws.weights):
+    if method == "cryowgen_mc" and draws.ess < TRUSTED_WEIGHTS * len(draws.weights):
         doubts.append(
             f"The weights rest on {draws.ess:.1f} candidates, so the spread says nothing: use cryowgen_langevin."
         )
@@ -392,6 +386,8 @@ def _doubts(draws: _Draws, contradiction: str | None, method: str) -> tuple[str,
         doubts.append(
             f"The chains have not converged (split R-hat {draws.r_hat:.2f}, should be below 1.2): give them more steps."
         )
+    if method == "cryowgen_langevin" and np.isnan(draws.r_hat):
+        doubts.append("The chains are too short to say whether they have converged: give them more steps.")
     return tuple(doubts)
 
 

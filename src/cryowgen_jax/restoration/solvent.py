@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,10 +20,13 @@ from cryowgen_jax.potentials import Posterior, QuadraticWitness, SolventWitness,
 from cryowgen_jax.restoration import spectra
 from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array
+from cryowgen_jax.types import Array, PRNGKey
 
 BLUR = 1.5  # voxels, before solvent is told from particle
-THRESHOLD, BELOW, SOFTNESS = 3.0, 5.0, 0.7  # solvent lies between -BELOW and THRESHOLD, in its own sd after the blur
+# Solvent lies between -BELOW and a threshold, in its own standard deviation after the blur. The threshold tightens from
+# round to round: what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
+THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.0, 3.0)
+BELOW, SOFTNESS = 5.0, 0.7
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest 1 / P_p
@@ -82,6 +86,14 @@ class SolventModel:
             jnp.asarray(self.prior_precision),
         )
 
+    def draw_near(self, key: PRNGKey, mean: Array, mask: np.ndarray) -> Array:
+        """A start for a chain: ``mean`` with the spread that each voxel would have were all voxels of its kind."""
+        data, inside = mask / self.shells.spread(self.noise), 1 / self.shells.spread(self.particle)
+        noise = fourier.rfftn(jax.random.normal(key, mean.shape, mean.dtype))
+        loose = fourier.irfftn(noise / np.sqrt(data + inside), mean.shape)
+        tight = fourier.irfftn(noise / np.sqrt(data + inside + 1 / self.shells.spread(self.solvent)), mean.shape)
+        return mean + (1 - self.envelope) * loose + self.envelope * tight
+
 
 def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     """Model before any chain has run.
@@ -118,11 +130,14 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
         estimate = np.asarray(fourier.irfftn(jnp.asarray(data * wiener), shape))
     blank = np.zeros_like(signal)
     model = SolventModel(shells, parts, rule, noise, signal, blank, blank, np.zeros(shape, np.float32), 0.0)
-    return update(model, estimate)
+    return update(model, estimate, THRESHOLDS[0])
 
 
-def update(model: SolventModel, mean: np.ndarray) -> SolventModel:
-    """Model after a look at the posterior mean: envelope, level, solvent and particle spectra, and coloured noise."""
+def update(model: SolventModel, mean: np.ndarray, threshold: float) -> SolventModel:
+    """Model after a look at the posterior mean: envelope, level, solvent and particle spectra, and coloured noise.
+
+    ``threshold`` is where solvent ends, in its own standard deviations after a blur.
+    """
     shells = model.shells
     blurred = spectra.blur(mean, BLUR)
     level, spread = spectra.solvent_level(blurred)
@@ -130,7 +145,7 @@ def update(model: SolventModel, mean: np.ndarray) -> SolventModel:
         passed = np.exp(-4 * np.pi**2 * BLUR**2 * fourier.radial_frequency(shells.shape) ** 2)
         multiplicity = np.broadcast_to(fourier.multiplicity(shells.shape), passed.shape)
         spread = float(np.sqrt(np.average(passed * shells.spread(model.solvent), weights=multiplicity)))
-    envelope = _envelope((blurred - level) / max(spread, 1e-12))
+    envelope = _envelope((blurred - level) / max(spread, 1e-12), threshold)
     flat = float(np.mean(envelope**2))
     filling = np.asarray(fourier.rfftn(jnp.asarray(mean))) * (1 - shells.mask)
 
@@ -177,11 +192,11 @@ def _flat_tail(shells: Shells, total: np.ndarray, enough: np.ndarray) -> bool:
     return tail(0.35, 0.42) < 1.1 * tail(0.43, 0.5)
 
 
-def _envelope(deviation: np.ndarray) -> np.ndarray:
+def _envelope(deviation: np.ndarray, threshold: float) -> np.ndarray:
     def below(limit: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(np.clip(limit / SOFTNESS, -50, 50)))
 
-    return (below(deviation - THRESHOLD) * below(-deviation - BELOW)).astype(np.float32)
+    return (below(deviation - threshold) * below(-deviation - BELOW)).astype(np.float32)
 
 
 def _positive(profile: np.ndarray) -> np.ndarray:

@@ -17,10 +17,10 @@ MANY = 50  # coefficients that make a shell's mean worth something
 
 @dataclasses.dataclass(frozen=True)
 class Shells:
-    """Fourier shells of equal width up to 3/2 of Nyquist (what is further out falls into the last), measured region apart.
+    """Fourier shells of equal width up to 3/2 of Nyquist (the last holds what is further out), measured region apart.
 
-    ``index`` is the shell of every half-spectrum coefficient, ``weight`` its multiplicity where it was measured, else 0,
-    ``count`` the number of measured coefficients of each shell and ``centre`` its frequency in cycles per voxel.
+    ``index`` is the shell of every half-spectrum coefficient, ``weight`` its multiplicity where it was measured, else
+    0, ``count`` the number of measured coefficients of each shell and ``centre`` its frequency in cycles per voxel.
     """
 
     shape: tuple[int, ...]
@@ -84,7 +84,7 @@ def solvent_level(volume: np.ndarray) -> tuple[float, float]:
 
 
 def wedge_leak(volume: Array, mask: np.ndarray) -> float:
-    """Mean power outside of the measured region over that inside, 0.1 < |k| < 0.35: about 0 where faces fit each other."""
+    """Mean power outside of the measured region over that inside, 0.1 < |k| < 0.35; near 0 where faces fit."""
     shape = volume.shape
     frequency = fourier.radial_frequency(shape)
     band = ((frequency > 0.1) & (frequency < 0.35)) * fourier.multiplicity(shape)

@@ -1,0 +1,119 @@
+"""Files of a restoration: volumes, run.json, report.html."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from cryowgen_jax import report
+from cryowgen_jax.io import Tomogram, require_free_space, write_text_atomic, write_volume
+from cryowgen_jax.restoration import Restoration
+from cryowgen_jax.spatial import fourier
+
+PACKAGES = ("cryowgen-jax", "jax", "jaxlib", "flax", "blackjax", "numpy", "scipy", "mrcfile")
+
+
+def require_space(folder: pathlib.Path, tomogram: Tomogram, num_samples: int) -> None:
+    """Refuse to start where the volumes will not fit on the disk; checkpoints count too."""
+    volumes = 2 * num_samples + 8 * num_samples + 4
+    require_free_space(folder, volumes * tomogram.data.size * 4)
+
+
+def write_volumes(folder: pathlib.Path, restoration: Restoration, like: Tomogram) -> None:
+    """mean.mrc, std.mrc, wedge.mrc and samples/sample_000.mrc ..., all in the frame of the tomogram."""
+    (folder / "samples").mkdir(exist_ok=True)
+    for number, member in enumerate(restoration.samples):
+        write_volume(folder / "samples" / f"sample_{number:03d}.mrc", member, like)
+    write_volume(folder / "wedge.mrc", fourier.centred_full_spectrum(restoration.wedge, like.data.shape), like)
+    write_volume(folder / "std.mrc", restoration.std, like)
+    write_volume(folder / "mean.mrc", restoration.mean, like)
+
+
+def run_record(restoration: Restoration, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json holds: settings, versions, diagnostics, timings."""
+    outcome = restoration.report._asdict()
+    outcome.pop("envelope")
+    outcome["wedge_found"] = restoration.report.wedge_found._asdict()
+    outcome["weights"] = restoration.weights.tolist()
+    return {
+        "settings": dict(settings),
+        "diagnostics": outcome,
+        "versions": versions(),
+        "devices": [str(device) for device in jax.devices()],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions."""
+    return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def write_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Write run.json; numbers that are not finite become null."""
+    write_text_atomic(folder / "run.json", json.dumps(_plain(record), indent=2) + "\n")
+
+
+def write_report(folder: pathlib.Path, restoration: Restoration, record: Mapping[str, Any], tomogram: Tomogram) -> None:
+    """Write report.html."""
+    outcome, size = restoration.report, float(np.mean(tomogram.voxel_size_angstrom))
+    volumes = {
+        "tomogram": tomogram.data,
+        "mean": restoration.mean,
+        "one sample": restoration.samples[0],
+        "another sample": restoration.samples[-1],
+        "std": restoration.std,
+    }
+    if outcome.contrast == "dark":
+        volumes = {name: volume if name == "std" else -volume for name, volume in volumes.items()}
+    figures = {"Slices": report.slice_figure(volumes, voxel_size_angstrom=size, spread=("std",))}
+    captions = {
+        "Slices": "Density is shown bright. Compare the xz slices: the tomogram is smeared along z. Where std is "
+        "large, the samples disagree and the mean is a guess."
+    }
+    if (record["settings"]["tilt_axis"], record["settings"]["beam_axis"]) == ("y", "z"):
+        spectra = {name: volumes[name] for name in ("tomogram", "mean", "one sample")}
+        figures["Power spectra"] = report.spectrum_figure(
+            spectra, voxel_size_angstrom=size, tilt_range=tuple(record["settings"]["tilt_range"])
+        )
+        captions["Power spectra"] = (
+            "The empty double triangle of the tomogram is its missing wedge. A sample should fill it evenly; the mean "
+            "holds there only what all samples agree on."
+        )
+    summary: list[tuple[str, Any] | tuple[str, Any, str]] = [
+        ("Method", outcome.method),
+        ("Status", outcome.status),
+        ("Samples", len(restoration.samples)),
+        ("Density in the tomogram", outcome.contrast),
+        ("Noise", f"{outcome.noise_std:.4g} per voxel ({outcome.noise_rule})"),
+        ("Effective samples", f"{outcome.ess:.0f}", "smallest over Fourier shells; mean and std rest on as many"),
+        ("Split R-hat", f"{outcome.r_hat:.2f}", "largest over Fourier shells; 1 where chains agree"),
+        ("Time", f"{outcome.seconds:.0f} s"),
+    ]
+    page = report.render_report(
+        f"Restoration of {tomogram.path.name}",
+        summary,
+        outcome.warnings,
+        figures,
+        {**record["settings"], "versions": record["versions"]},
+        captions=captions,
+    )
+    write_text_atomic(folder / "report.html", page)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return str(value) if isinstance(value, pathlib.Path) else value

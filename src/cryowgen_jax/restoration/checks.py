@@ -1,0 +1,60 @@
+"""What a restoration needs of its caller, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cryowgen_jax.types import InputError
+
+METHODS = ("cryowgen_langevin", "cryowgen_mc")
+CONTRASTS = ("auto", "bright", "dark")
+ANGLE_TOLERANCE = 1.0  # degrees between the outermost tilts and the range that was stated
+
+
+def check_options(method: str, witness: object, contrast: str, num_samples: int, num_steps: int, warmup: int) -> None:
+    """Refuse options that mean nothing, or a family of one."""
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is not known: give one of {', '.join(METHODS)}")
+    if contrast not in CONTRASTS:
+        raise InputError(f"contrast {contrast!r} is not known: give one of {', '.join(CONTRASTS)}")
+    if not (callable(witness) or witness == "default"):
+        raise InputError(f'witness {witness!r} cannot be called: give "default" or a function of one volume')
+    if num_samples < 2:
+        raise InputError(f"num_samples={num_samples}: a family has at least 2 members")
+    if num_steps < 1 or warmup < 0:
+        raise InputError(f"num_steps={num_steps}, warmup={warmup}: give at least 1 step, and 0 or more before it")
+
+
+def checked_volumes(tomogram: object, half2: object, center: object) -> list[np.ndarray]:
+    """The volumes that were given, as float32 and of one shape: tomogram, half2, center."""
+    names = ["the tomogram"] + ["the second half"] * (half2 is not None) + ["the centre"] * (center is not None)
+    given = [np.asarray(volume) for volume in (tomogram, half2, center) if volume is not None]
+    volumes = []
+    for name, volume in zip(names, given, strict=True):
+        if volume.dtype.kind not in "biuf":
+            raise InputError(f"{name} has entries of type {volume.dtype}: give real numbers")
+        volume = volume.astype(np.float32)
+        if volume.ndim != 3:
+            raise InputError(f"{name} has shape {volume.shape}: give one 3-D volume (Z, Y, X)")
+        if volume.shape != given[0].shape:
+            raise InputError(f"{name} has shape {volume.shape} and the tomogram {given[0].shape}: give equal shapes")
+        if not np.isfinite(volume).all():
+            raise InputError(f"{name} has {np.sum(~np.isfinite(volume))} voxels that are not finite: mend them first")
+        volumes.append(volume)
+    if half2 is not None and np.array_equal(volumes[0], volumes[1]):
+        raise InputError("the two halves are the same volume: give two reconstructions from different tilts or frames")
+    return volumes
+
+
+def check_tilts(tilt_range: tuple[float, float], tilt_angles: Sequence[float] | np.ndarray | None) -> None:
+    """Refuse a list of tilts that spans another range than the stated one; the masks check each by itself."""
+    if tilt_angles is None or np.size(tilt_angles) == 0:
+        return
+    span = (float(np.min(tilt_angles)), float(np.max(tilt_angles)))
+    if max(abs(a - b) for a, b in zip(span, tilt_range, strict=True)) > ANGLE_TOLERANCE:
+        raise InputError(
+            f"tilt_angles span {span[0]:g} to {span[1]:g} degrees and tilt_range is {tilt_range[0]:g} to "
+            f"{tilt_range[1]:g}: make them agree"
+        )

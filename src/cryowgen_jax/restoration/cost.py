@@ -1,0 +1,81 @@
+"""What a restoration will take, before it starts."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from cryowgen_jax.restoration.restore import NUM_FIT_STEPS
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import InputError
+
+FILTERS_PER_STEP = 8.0  # what a step costs in pairs of transforms, measured; arithmetic and noise included
+VOLUMES_PER_CHAIN, VOLUMES_PER_LIVE_CHAIN, VOLUMES_SHARED = 9, 14, 24
+USABLE = 0.8  # of the memory that is free
+
+
+class Cost(NamedTuple):
+    """Seconds, bytes, and how many chains to keep alive at a time (None: all)."""
+
+    seconds: float
+    num_bytes: int
+    batch_size: int | None
+
+
+def estimate_cost(shape: tuple[int, ...], num_samples: int, num_steps: int, warmup: int) -> Cost:
+    """Estimate time and memory of ``restore`` with chains; good to about a factor of two.
+
+    Time is scaled from a pair of transforms of this size, timed here. Chains are run in batches where all at once would
+    not fit in memory.
+
+    Raises
+    ------
+    InputError
+        Where not even one chain at a time fits.
+    """
+    volume_bytes = 4 * int(np.prod(shape))
+    available = int(USABLE * _available_memory())
+
+    def needed(alive: int) -> int:
+        volumes = VOLUMES_SHARED + VOLUMES_PER_CHAIN * num_samples + VOLUMES_PER_LIVE_CHAIN * alive
+        return volumes * volume_bytes
+
+    alive = num_samples
+    while alive > 1 and needed(alive) > available:
+        alive //= 2
+    if needed(alive) > available:
+        raise InputError(
+            f"restoring {' x '.join(map(str, shape))} voxels with {num_samples} samples needs about "
+            f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: bin the tomogram, "
+            "crop it or ask for fewer samples"
+        )
+    steps = NUM_FIT_STEPS + num_samples * (num_steps + warmup)
+    return Cost(
+        FILTERS_PER_STEP * steps * _filter_seconds(shape) + 15.0, needed(alive), None if alive == num_samples else alive
+    )
+
+
+def _available_memory() -> int:
+    """Bytes left on the default device."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return int(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    return int(psutil.virtual_memory().available)
+
+
+def _filter_seconds(shape: tuple[int, ...]) -> float:
+    volume = jnp.zeros(shape, jnp.float32)
+    transfer = jnp.ones(fourier.spectrum_shape(shape), jnp.float32)
+    run = jax.jit(fourier.filter_volume)
+    run(volume, transfer).block_until_ready()
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        run(volume, transfer).block_until_ready()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
