@@ -27,6 +27,7 @@ NUM_STEPS, WARMUP = 140, 60
 ROUND_STEPS = 20  # of the model's estimation
 NUM_FIT_STEPS = ROUND_STEPS * (len(solvent.THRESHOLDS) - 1)
 TRUSTED_WEIGHTS = 0.75  # of a weighted family's members that count
+COVERED = 0.1  # by a list of tilts: below it a coefficient counts as missing
 PERIODIC = 1e-3  # leak into the wedge below which opposite faces are taken to fit
 
 Witness = Callable[[Array], Array]
@@ -262,7 +263,8 @@ def _mask(
 ) -> np.ndarray:
     if tilt_angles is None:
         return np.asarray(wedge_mask(shape, tilt_range, tilt_axis=tilt_axis, beam_axis=beam_axis))
-    return np.asarray(wedge_mask_from_tilts(shape, tilt_angles, tilt_axis=tilt_axis, beam_axis=beam_axis))
+    coverage = np.asarray(wedge_mask_from_tilts(shape, tilt_angles, tilt_axis=tilt_axis, beam_axis=beam_axis))
+    return np.where(coverage < COVERED, 0, coverage)
 
 
 def _frame(average: np.ndarray, mask: np.ndarray, contrast: Contrast) -> Frame:
@@ -292,6 +294,11 @@ def _fit(
             num_kept=1,
             init=position,
         )
+        if result.status != "ok":
+            raise InputError(
+                "no model fits this tomogram: the measured part of its spectrum holds nothing; check tilt_range "
+                "and the axes"
+            )
         position = result.samples[0, -1]
         model = solvent.update(model, np.asarray(result.mean), threshold)
         if report is not None:
