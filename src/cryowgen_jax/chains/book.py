@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax.chains import parallel, streaming
-from cryowgen_jax.types import Array, PRNGKey, PyTree
+from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 MAX_RECORDS = 512
 WARMUP_CHUNKS = 10
@@ -114,7 +115,7 @@ class Book:
         """Steps done by every chain."""
         return sum(chunk.steps for chunk in self.done)
 
-    def accept(self, chunk: Chunk, chains: Chain, kept: Array, records: Array, finite: Array) -> bool:
+    def accept(self, chunk: Chunk, chains: Chain, kept: Array | None, records: Array | None, finite: Array) -> bool:
         """Take over a chunk's outcome; False where it is not finite and the run has to stop."""
         if not parallel.is_traced(finite) and not bool(jnp.all(finite)):
             end = self.steps + chunk.steps
@@ -123,7 +124,7 @@ class Book:
             return False
         self.chains = chains
         self.done.append(chunk)
-        if chunk.phase == "sampling":
+        if kept is not None and records is not None:
             self.kept.append(kept)
             self.records.append(records)
         self.save(force=False)
@@ -172,10 +173,21 @@ class Book:
         if found is None:
             return
         done, tree = found
+        self._require_same_run(checkpoint, tree["chains"], self.chunks[:done])
         self.chains, self.done, self.saved_chunks = tree["chains"], list(self.chunks[:done]), done
         blocks = sum(chunk.phase == "sampling" for chunk in self.done)
         self.kept = [jnp.asarray(x) for x in tree["kept"][:blocks]]
         self.records = [jnp.asarray(x) for x in tree["records"][:blocks]]
+
+    def _require_same_run(self, checkpoint: str | pathlib.Path, chains: Chain, done: Sequence[Chunk]) -> None:
+        keys_agree = np.array_equal(jax.random.key_data(chains.key), jax.random.key_data(self.chains.key))
+        steps = sum(chunk.steps for chunk in done)
+        if not keys_agree or int(chains.step[0]) != steps:
+            raise InputError(
+                f"the checkpoint in '{checkpoint}' is of another run, {int(chains.step[0])} steps with "
+                f"{'this' if keys_agree else 'another'} key: repeat the key and numbers of that run, or name another "
+                "folder"
+            )
 
 
 def _largest_divisor(number: int, limit: int) -> int:

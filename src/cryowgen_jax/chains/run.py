@@ -66,27 +66,24 @@ def run(
     before it. ``checkpoint`` is a folder: the run is saved there after chunks and when it is interrupted, and taken up
     from there where it holds something.
     """
-    used = parallel.usable_devices(positions.shape[0], devices)
     if parallel.is_traced((key, kernel, positions)):
-        used = used[:1]
+        devices = (jax.local_devices() if devices is None else devices)[:1]
+    layout = parallel.layout(positions.shape[0], positions[0].size, devices, batch_size)
 
     def mapped(function: Callable[..., PyTree], *static: Any) -> parallel.Mapped:
-        return parallel.map_chains(function, static, used, batch_size)
+        return parallel.map_chains(function, static, layout)
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(positions.shape[0]))
-    chains = mapped(_start)(kernel, parallel.spread((keys, positions), len(used)))
-    book = Book(parallel.gather(chains, len(used)), chunks, checkpoint, jax.eval_shape(probe, positions[0]).shape[0])
-    chains = parallel.spread(book.chains, len(used))
+    chains = mapped(_start)(kernel, (keys, positions))
+    book = Book(chains, chunks, checkpoint, jax.eval_shape(probe, positions[0]).shape[0])
     started = time.monotonic()
     try:
         for chunk in chunks[len(book.done) :]:
+            chains = book.chains
             adapt = kernel.target_acceptance if chunk.phase == "warm-up" else None
-            if kernel.target_acceptance is not None and adapt is None and not book.sampling:
-                chains = parallel.spread(_pool_step_size(book.chains, kernel.max_step_size), len(used))
-            advance = mapped(_advance, chunk, adapt)
-            chains, kept, records, finite = advance((kernel, probe), chains)
-            gathered = parallel.gather((chains, kept, records, finite), len(used))
-            if not book.accept(chunk, *gathered):
+            if kernel.target_acceptance is not None and adapt is None and book.done and not book.sampling:
+                chains = _pool_step_size(chains, kernel.max_step_size)
+            if not book.accept(chunk, *mapped(_advance, chunk, adapt)((kernel, probe), chains)):
                 break
             if report is not None:
                 report(book.progress(time.monotonic() - started))
@@ -106,8 +103,8 @@ def _start(kernel: Kernel, start: tuple[PRNGKey, Array]) -> Chain:
 
 def _advance(
     chunk: Chunk, target_acceptance: float | None, shared: tuple[Kernel, Callable[[Array], Array]], chain: Chain
-) -> tuple[Chain, Array, Array, Array]:
-    """Run one chain through a chunk: the chain after it, kept positions, records, and whether it is finite."""
+) -> tuple[Chain, Array | None, Array | None, Array]:
+    """Run one chain through a chunk: the chain after it, what it kept and recorded, and whether it is finite."""
     kernel, probe = shared
 
     def one(chain: Chain, _: None) -> tuple[Chain, None]:
@@ -132,13 +129,13 @@ def _advance(
         chain, records = jax.lax.scan(record, chain, None, length=chunk.records)
         return chain, (chain.state.position, records)
 
+    kept, records = None, None
     if chunk.kept:
         chain, (kept, records) = jax.lax.scan(keep, chain, None, length=chunk.kept)
+        records = records.reshape(-1, records.shape[-1])
     else:
         chain, _ = jax.lax.scan(one, chain, None, length=chunk.stride)
-        kept, records = chain.state.position[None][:0], jnp.zeros((0, 0, 1))
-    finite = jnp.all(jnp.isfinite(chain.state.position))
-    return chain, kept, records.reshape(-1, records.shape[-1]), finite
+    return chain, kept, records, jnp.all(jnp.isfinite(chain.state.position))
 
 
 def _pool_step_size(chains: Chain, max_step_size: float) -> Chain:

@@ -15,7 +15,7 @@ from cryowgen_jax.chains.book import Progress, plan
 from cryowgen_jax.chains.kernels import assemble, require_start
 from cryowgen_jax.chains.run import START_STEP, run
 from cryowgen_jax.potentials import Posterior
-from cryowgen_jax.types import Array, LogDensityFn, PRNGKey
+from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey
 
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
@@ -84,7 +84,8 @@ def sample(
     Parameters
     ----------
     key
-        ``jax.random.key``. The same key gives the same samples whatever the devices, the chunks or a resumption.
+        ``jax.random.key``. The same key gives the same samples whatever the devices (to rounding on accelerators), the
+        chunks or a resumption.
     posterior
         A ``Posterior``, or any callable log-density of one position (then ``init`` is needed).
     sampler
@@ -97,12 +98,14 @@ def sample(
     warmup
         Steps not counted, during which step sizes adapt; a quarter of ``num_steps`` by default, none for exact draws.
     init
-        One start position, or one per chain (num_chains, ...). By default draws of the Gaussian part, or of the
-        conditional prior where there is none.
+        One start position, or one per chain (num_chains, ...); for a plain log-density an array of num_chains entries
+        that it accepts counts as one per chain. By default draws of the Gaussian part, or of the conditional prior
+        where there is none.
     devices
-        Devices to shard the chains over: all local ones by default, as many as divide ``num_chains``.
+        Devices to shard the chains over: all local ones by default, as many as share them evenly. CPUs keep chains of
+        a few hundred elements together.
     batch_size
-        Chains of one device that are alive at a time; all of them by default. Lower it where memory is short.
+        Most chains of one device that are alive at a time. Lower it where memory is short; it changes rounding only.
     checkpoint
         Folder to save the run in and to resume it from.
     progress
@@ -113,17 +116,16 @@ def sample(
     ValueError
         Where sampler, numbers or start do not fit.
     """
-    example = None if init is None else jnp.asarray(init)
-    single = example if example is None or not _is_batch(example, posterior, num_chains) else example[0]
-    assembly = assemble(posterior, sampler, single)
+    if num_chains < 1:
+        raise InputError(f"num_chains={num_chains}: give at least 1")
+    positions = None if init is None else _one_per_chain(init, posterior, num_chains)
+    assembly = assemble(posterior, sampler, None if positions is None else positions[0])
     if warmup is None:
         warmup = 0 if assembly.kernel.gradients_per_step == 0 else max(1, num_steps // 4)
-    if example is None:
+    if positions is None:
         start_of = require_start(assembly)
         start_key = jax.random.fold_in(key, START_STEP)
         positions = jax.vmap(lambda i: start_of(jax.random.fold_in(start_key, i)))(jnp.arange(num_chains))
-    else:
-        positions = example if single is not example else jnp.broadcast_to(example, (num_chains, *example.shape))
     if num_kept is None:
         num_kept = _draws_that_fit(num_steps, positions.nbytes)
     report = _print_progress if progress is True else progress or None
@@ -155,14 +157,29 @@ def sample(
 
 def _draws_that_fit(num_steps: int, bytes_per_draw: int) -> int:
     limit = max(1, KEPT_BYTES // bytes_per_draw)
-    return max(d for d in range(1, min(num_steps, limit) + 1) if num_steps % d == 0)
+    return max((d for d in range(1, min(num_steps, limit) + 1) if num_steps % d == 0), default=1)
 
 
-def _is_batch(init: Array, posterior: Posterior | LogDensityFn, num_chains: int) -> bool:
-    """Whether ``init`` holds one start per chain rather than one for all."""
+def _one_per_chain(init: Array, posterior: Posterior | LogDensityFn, num_chains: int) -> Array:
+    """One start per chain, given as such or as one for all."""
+    init = jnp.asarray(init)
+    if not jnp.issubdtype(init.dtype, jnp.floating):
+        init = init.astype(jnp.float32)
     if isinstance(posterior, Posterior):
-        return init.ndim == jnp.ndim(posterior.center) + 1
-    return init.ndim >= 1 and init.shape[0] == num_chains and _accepts(posterior, init[0])
+        one = jnp.shape(posterior.center)
+        if init.shape not in (one, (num_chains, *one)):
+            raise InputError(
+                f"init has shape {init.shape}: give one position {one}, or one per chain {num_chains, *one}"
+            )
+        per_chain = init.shape != one
+    else:
+        per_chain = init.ndim >= 1 and init.shape[0] == num_chains and _accepts(posterior, init[0])
+        if not per_chain and jax.eval_shape(posterior, init).shape != ():
+            raise InputError(
+                f"init has shape {init.shape}, for which the log-density is no scalar: give one position, or one per "
+                f"chain ({num_chains}, ...)"
+            )
+    return init if per_chain else jnp.broadcast_to(init, (num_chains, *init.shape))
 
 
 def _accepts(log_density: LogDensityFn, position: Array) -> bool:

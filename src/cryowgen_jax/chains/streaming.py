@@ -31,9 +31,12 @@ def update(moments: Moments, position: Array) -> Moments:
 
 
 def pool(moments: Moments) -> tuple[Array, Array]:
-    """Mean and variance over all chains (leading axis) and draws: between-chain spread included (Chan et al. 1983)."""
+    """Mean and variance over all chains (leading axis) and draws: between-chain spread included (Chan et al. 1983).
+
+    nan where there are no draws, or one, to take them from.
+    """
     total = jnp.sum(moments.draws)
     counts = moments.draws.reshape((-1,) + (1,) * (moments.mean.ndim - 1))
     mean = jnp.sum(counts * moments.mean, axis=0) / total
     between = jnp.sum(counts * (moments.mean - mean[None]) ** 2, axis=0)
-    return mean, (jnp.sum(moments.sum_squares, axis=0) + between) / (total - 1)
+    return mean, (jnp.sum(moments.sum_squares, axis=0) + between) / jnp.maximum(total - 1, 0)

@@ -35,9 +35,9 @@ def importance_sample(
         K.
     reference
         "conditional_prior": z_i from kappa = N(zbar, I/beta), the method as published, with
-        l_i = w(z_i) - lambda/2 \|x - A z_i\|^2; its effective sample size is 1 beyond a few tens of
-        measured coefficients. "gaussian": z_i from the exact Gaussian part N(mu0, C), with l_i = w(z_i): candidates already agree
-        with the data.
+        l_i = w(z_i) - lambda/2 \|x - A z_i\|^2; its effective sample size is 1 beyond a few tens of measured
+        coefficients. "gaussian": z_i from the exact Gaussian part N(mu0, C), with l_i = w(z_i): candidates already
+        agree with the data.
     batch_size
         Candidates alive at a time.
 

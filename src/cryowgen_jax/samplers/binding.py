@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from cryowgen_jax.types import Array
-
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
 
@@ -19,16 +17,16 @@ def bind(function: Callable[..., Any], *arguments: Any) -> jax.tree_util.Partial
 
 
 def as_pytree(argument: Any) -> Any:
-    """The argument itself where it is a pytree of arrays; a bare function or bound method as a ``Partial``.
+    """The argument itself where it is a pytree of arrays; bare functions, inside a pytree too, as a ``Partial``.
 
     The method of a pytree (``posterior.log_density``) becomes a ``Partial`` of the plain function and the pytree.
     """
     owner, function = getattr(argument, "__self__", None), getattr(argument, "__func__", None)
     if owner is not None and function is not None and not jax.tree_util.all_leaves([owner]):
         return jax.tree_util.Partial(function, as_pytree(owner))
-    if not callable(argument) or not jax.tree_util.all_leaves([argument]) or isinstance(argument, Array):
-        return argument
-    return jax.tree_util.Partial(argument)
+    if jax.tree_util.all_leaves([argument]):
+        return jax.tree_util.Partial(argument) if callable(argument) else argument
+    return jax.tree.map(as_pytree, argument)
 
 
 def algorithm(init: Callable[..., Any], step: Callable[..., Any]) -> SamplingAlgorithm:

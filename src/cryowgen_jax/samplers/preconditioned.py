@@ -34,8 +34,8 @@ class PreconditionedInfo(NamedTuple):
 def build(witness: Witness, gaussian: GaussianPart, step_size: Array | float) -> SamplingAlgorithm:
     r"""Preconditioned Leimkuhler-Matthews scheme for exp(w(z)) N(z; mu, C), C diagonal in Fourier space.
 
-    .. math:: u'_{k+1} = (1 - \eta)\, u'_k + \eta\, C \nabla w(u_k) + \sqrt{2 \eta}\, C^{1/2}\, \tfrac{\xi_k + \xi_{k+1}}{2},
-              \qquad u' = u - \mu .
+    .. math:: u'_{k+1} = (1 - \eta)\, u'_k + \eta\, C \nabla w(u_k)
+              + \sqrt{2 \eta}\, C^{1/2}\, \tfrac{\xi_k + \xi_{k+1}}{2}, \qquad u' = u - \mu .
 
     Parameters
     ----------
