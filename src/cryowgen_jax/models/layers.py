@@ -1,0 +1,26 @@
+"""One convolution layer, shared by the decoder and the centre network."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cryowgen_jax.models.convolution import convolve3
+from cryowgen_jax.types import Array
+
+
+class Convolution(nnx.Module):
+    """3^3 convolution with bias: (D, H, W, inputs) -> (D, H, W, outputs).
+
+    Weights start with variance 2 / (27 inputs), or at zero where the layer is to start silent.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, silent: bool = False) -> None:
+        gain = 0.0 if silent else (2.0 / (27 * inputs)) ** 0.5
+        self.kernel = nnx.Param(gain * jax.random.normal(rngs.params(), (3, 3, 3, inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros((1, 1, 1, outputs)))
+
+    def __call__(self, volume: Array) -> Array:
+        """Convolve one volume."""
+        return convolve3(volume, self.kernel[...]) + self.bias[...]
