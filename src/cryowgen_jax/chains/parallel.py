@@ -71,6 +71,7 @@ def map_chains(function: Callable[..., PyTree], static: tuple[Any, ...], layout:
             return jax.vmap(one)(chains)
         return jax.tree.map(lambda x: jnp.asarray(x)[None], one(jax.tree.map(lambda x: x[0], chains)))
 
+    program: Mapped
     if len(devices) == 1:
         program = jax.jit(together, compiler_options=platform.compiler_options())
     else:

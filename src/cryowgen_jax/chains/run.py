@@ -129,13 +129,11 @@ def _advance(
         chain, records = jax.lax.scan(record, chain, None, length=chunk.records)
         return chain, (chain.state.position, records)
 
-    kept, records = None, None
-    if chunk.kept:
-        chain, (kept, records) = jax.lax.scan(keep, chain, None, length=chunk.kept)
-        records = records.reshape(-1, records.shape[-1])
-    else:
+    if not chunk.kept:
         chain, _ = jax.lax.scan(one, chain, None, length=chunk.stride)
-    return chain, kept, records, jnp.all(jnp.isfinite(chain.state.position))
+        return chain, None, None, jnp.all(jnp.isfinite(chain.state.position))
+    chain, (kept, records) = jax.lax.scan(keep, chain, None, length=chunk.kept)
+    return chain, kept, records.reshape(-1, records.shape[-1]), jnp.all(jnp.isfinite(chain.state.position))
 
 
 def _pool_step_size(chains: Chain, max_step_size: float) -> Chain:
