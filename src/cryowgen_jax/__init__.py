@@ -5,6 +5,7 @@
 
 from cryowgen_jax.chains import ChainResult, sample
 from cryowgen_jax.methods import Family, cryowgen_langevin, cryowgen_mc, importance_sample
+from cryowgen_jax.models import CenterNet, ConvWitness, Decoder, from_linen, from_nnx
 from cryowgen_jax.operators import Rotation, Wedge, compose, wedge_mask, wedge_mask_from_tilts
 from cryowgen_jax.potentials import GaussianMixtureWitness, Posterior, QuadraticWitness, surrogate, temper
 from cryowgen_jax.restoration import Restoration, WedgeReport, inspect_wedge, restore
@@ -14,7 +15,10 @@ from cryowgen_jax.spatial.rotation import cube_rotations, random_rotations, rota
 __version__ = "0.1.0"
 
 __all__ = [
+    "CenterNet",
     "ChainResult",
+    "ConvWitness",
+    "Decoder",
     "Family",
     "GaussianMixtureWitness",
     "Posterior",
@@ -28,6 +32,8 @@ __all__ = [
     "cryowgen_langevin",
     "cryowgen_mc",
     "cube_rotations",
+    "from_linen",
+    "from_nnx",
     "importance_sample",
     "inspect_wedge",
     "langevin",

@@ -37,5 +37,5 @@ def _moves(records: Array) -> Array:
 
 
 def _standardise(records: Array) -> Array:
-    scale = jnp.std(records, axis=(0, 1))
-    return (records - jnp.mean(records, axis=(0, 1))) / jnp.where(scale > 0, scale, 1.0)
+    scale = jnp.std(records, axis=(0, 1), keepdims=True)
+    return (records - jnp.mean(records, axis=(0, 1), keepdims=True)) / jnp.where(scale > 0, scale, 1.0)

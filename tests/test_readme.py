@@ -1,0 +1,45 @@
+"""What the README promises in code and commands is true."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from cryowgen_jax.cli import cryowgen
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("source", blocks("python"))
+def test_python_examples_run(source, capsys):
+    exec(compile(source, "README.md", "exec"), {})
+    assert "exact Gaussian draws" in capsys.readouterr().out
+
+
+def test_every_option_it_names_exists():
+    known = CliRunner().invoke(cryowgen, ["restore", "--help"]).output
+    known += CliRunner().invoke(cryowgen, ["demo", "--help"]).output
+    named = set(re.findall(r"`(--[a-z0-9-]+)", README)) | set(re.findall(r"cryowgen \w+ .*?(--[a-z-]+)", README))
+    assert named
+    assert not {option for option in named if option not in known}
+
+
+def test_every_command_it_names_exists():
+    listed = CliRunner().invoke(cryowgen, ["--help"]).output
+    for line in "\n".join(blocks("sh")).splitlines():
+        for part in line.split("&&"):
+            words = shlex.split(part)
+            if words and words[0].endswith("cryowgen"):
+                assert words[1] in listed
+
+
+def test_every_file_it_names_exists():
+    for path in re.findall(r"\]\(([^)#:]+)\)|`?python ((?:experiments|benchmarks)/\S+\.py)`?", README):
+        assert (ROOT / (path[0] or path[1])).exists(), path
