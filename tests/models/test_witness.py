@@ -201,6 +201,16 @@ def test_curvature_stays_within_its_bounds(shape, weights):
         assert largest >= 0.15 * high, "a bound far from what happens is of no use"
 
 
+@pytest.mark.parametrize("alone", [0, 1])
+def test_every_scale_counts(alone):
+    witness = scaled(ConvWitness((3, 4), curvature=2.0, concavity=0.5, rngs=nnx.Rngs(1)), 10.0)
+    other = witness.scales[1 - alone].kernel
+    other[...] = jnp.zeros_like(other[...])
+    _, high = bounds(witness)[0]
+    assert float(high) == pytest.approx(2.0, rel=1e-5)
+    assert 0.15 * 2.0 <= found(witness, SHAPES[0])[1] <= 2.001
+
+
 def test_concave_end_is_bounded_and_reached():
     witness = scaled(ConvWitness((3, 4), curvature=2.0, concavity=0.5, rngs=nnx.Rngs(1)), 10.0)
     for scale in witness.scales:
