@@ -25,7 +25,7 @@ from cryowgen_jax.types import Array, PRNGKey
 BLUR = 1.5  # voxels, before solvent is told from particle
 # Solvent lies between -BELOW and a threshold, in its own standard deviation after the blur. The threshold tightens from
 # round to round: what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
-THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.0, 3.0)
+THRESHOLDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0)
 BELOW, SOFTNESS = 5.0, 0.7
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
