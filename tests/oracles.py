@@ -52,7 +52,7 @@ class Law(NamedTuple):
         return odds / odds.sum(axis=-1, keepdims=True)
 
 
-# Fourier space -------------------------------------------------------------------------------------------------------
+# Fourier space
 
 
 def dft(shape: Shape) -> np.ndarray:
@@ -117,7 +117,7 @@ def radius(shape: Shape) -> np.ndarray:
     return np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
 
 
-# Posteriors (method sheet 2.1 to 2.3) ----------------------------------------------------------------------------------
+# Posteriors (method sheet 2.1 to 2.3)
 
 
 def log_normal(positions: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -195,7 +195,7 @@ def psi_gradients(
     }
 
 
-# Samplers (method sheet 2.5) -------------------------------------------------------------------------------------------
+# Samplers (method sheet 2.5)
 
 
 def ula_variance(q: np.ndarray, eta: float) -> np.ndarray:
@@ -209,7 +209,7 @@ def pcnl_variance(c: np.ndarray, g: np.ndarray, a: np.ndarray | float) -> np.nda
     return c / (1 + g) * (2 - e) / (2 - e - e * g)
 
 
-# Comparing with samples ------------------------------------------------------------------------------------------------
+# Comparing with samples
 
 
 def second_moment_scores(draws: np.ndarray, variance: np.ndarray) -> np.ndarray:
