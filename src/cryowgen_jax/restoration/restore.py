@@ -309,7 +309,7 @@ def _fit(
 
 def _starts(key: PRNGKey, model: solvent.SolventModel, estimate: Array, mask: np.ndarray, num_samples: int) -> Array:
     """One start a chain, spread out about as the posterior is."""
-    return jax.lax.map(lambda i: model.draw_near(jax.random.fold_in(key, i), estimate, mask), jnp.arange(num_samples))
+    return jnp.stack([model.draw_near(jax.random.fold_in(key, i), estimate, mask) for i in range(num_samples)])
 
 
 def _posterior(

@@ -1,0 +1,526 @@
+import functools
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from cryowgen_jax.operators import wedge_mask
+from cryowgen_jax.potentials import QuadraticWitness
+from cryowgen_jax.restoration import restore
+from cryowgen_jax.simulation import score_family, simulate_tomogram
+from cryowgen_jax.types import InputError
+
+SHAPE = (32, 48, 40)
+TILTS = (-60.0, 60.0)
+MASK = np.asarray(wedge_mask(SHAPE, TILTS))
+QUICK = {"num_samples": 4, "num_steps": 7, "warmup": 6, "devices": jax.devices()[:1]}  # one device compiles faster
+
+
+@pytest.fixture(autouse=True)
+def _short_estimation(request, monkeypatch):
+    """Six steps a round estimate the model well enough for all that is not about quality, and save time."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(sys.modules["cryowgen_jax.restoration.restore"], "ROUND_STEPS", 6)
+
+
+@functools.cache
+def tomogram(shape=SHAPE, snr=0.2, seed=1):
+    return simulate_tomogram(shape, TILTS, snr=snr, seed=seed)
+
+
+@functools.cache
+def quick(what="half1"):
+    """A restoration that several tests look at: of one tomogram, or of both halves."""
+    sim = tomogram()
+    return restore(sim.half1, TILTS, half2=sim.half2 if what == "halves" else None, **QUICK)
+
+
+def through_wedge(volume, mask=MASK):
+    return np.fft.irfftn(np.fft.rfftn(volume) * mask, volume.shape, axes=(0, 1, 2)).astype(np.float32)
+
+
+def spectrum(volume):
+    return np.fft.rfftn(np.asarray(volume, np.float64), axes=(-3, -2, -1), norm="ortho")
+
+
+def radius(shape=SHAPE):
+    axes = [np.fft.fftfreq(n) for n in shape[:-1]] + [np.fft.rfftfreq(shape[-1])]
+    return np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij")))
+
+
+def shell_means(values, where):
+    """Mean of values over the coefficients of ten shells that ``where`` selects."""
+    shells = np.minimum((radius((*where.shape[:-1], SHAPE[-1])) * 20).astype(int), 9)
+    return np.array([values[where & (shells == s)].mean() for s in range(10)])
+
+
+def assert_sound(result, shape=SHAPE):
+    assert result.mean.shape == result.std.shape == shape
+    assert result.samples.shape == (QUICK["num_samples"], *shape)
+    for volume in (result.mean, result.std, result.samples):
+        assert volume.dtype == np.float32
+        assert np.isfinite(volume).all()
+    assert np.all(result.std >= 0)
+    assert result.std.max() > 0
+    assert result.weights.sum() == pytest.approx(1, abs=1e-5)
+    assert result.report.status == "ok"
+
+
+# What was measured, and what was not
+
+
+@pytest.mark.parametrize(("what", "number"), [("half1", 1), ("halves", 2)])
+def test_the_mean_agrees_with_the_data_within_the_noise(what, number):
+    sim, result = tomogram(), quick(what)
+    data = sim.half1 if number == 1 else (sim.half1 + sim.half2) / 2
+    misfit = np.abs(spectrum(result.mean) - spectrum(data)) ** 2 / (sim.noise_sd**2 / number)
+    measured = (MASK > 0) & (radius() > 0)
+    ratio = shell_means(misfit, measured)
+    assert ratio.max() <= 1.1
+    assert ratio.mean() > 0.1  # the noise itself is not fitted
+    assert np.mean(np.abs(spectrum(data))[measured] ** 2) / (sim.noise_sd**2 / number) > ratio.mean()
+
+
+def test_a_mean_that_ignores_the_data_would_be_seen():
+    sim, result = tomogram(), quick("halves")
+    wrong = np.roll(result.mean, 3, 2)
+    data = (sim.half1 + sim.half2) / 2
+    misfit = np.abs(spectrum(wrong) - spectrum(data)) ** 2 / (sim.noise_sd**2 / 2)
+    assert shell_means(misfit, (MASK > 0) & (radius() > 0)).max() > 2
+
+
+@pytest.mark.parametrize("what", ["half1", "halves"])
+def test_samples_differ_most_where_nothing_was_measured(what):
+    result = quick(what)
+    variance = np.var(spectrum(result.samples), axis=0)
+    low = (radius() > 0.03) & (radius() < 0.2)
+    wedge, measured = variance[low & (MASK == 0)], variance[low & (MASK > 0)]
+    assert np.all(wedge > 0)
+    assert wedge.mean() > 1.5 * measured.mean()
+    assert np.median(wedge) > np.median(measured)
+
+
+def test_the_wedge_is_filled():
+    result = quick("halves")
+    sim = tomogram()
+    score = score_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
+    data = score_family(sim.truth, sim.half1, result.samples, result.weights, result.wedge)
+    assert score.in_wedge_correlation > 0.45
+    assert 0.1 < score.wedge_energy_ratio < 1.2
+    assert data.in_wedge_correlation == 0
+    np.testing.assert_array_equal(result.wedge, MASK)
+
+
+@pytest.mark.parametrize("what", ["half1", "halves"])
+def test_the_report_says_what_happened(what):
+    result = quick(what)
+    report = result.report
+    assert_sound(result)
+    assert report.contrast == "bright"
+    assert report.noise_rule == ("difference of the halves" if what == "halves" else "white, from the weakest shells")
+    expected = tomogram().noise_sd / (np.sqrt(2) if what == "halves" else 1)
+    assert report.noise_std == pytest.approx(expected, rel=0.1)
+    assert report.region == ((0, 32), (0, 48), (0, 40))
+    assert report.envelope.shape == SHAPE
+    labels = tomogram().labels
+    assert report.envelope[labels > 0].mean() > report.envelope[labels == 0].mean() + 0.25
+    assert report.sampler == "preconditioned"
+    assert report.num_gradients > QUICK["num_samples"] * (QUICK["num_steps"] + QUICK["warmup"])
+    assert report.wedge_found.beam_axis == "z"
+    assert any("too short to say" in sentence for sentence in report.warnings)
+
+
+# Symmetries
+
+
+def differs_by(result, other, scale=1.0, shift=0.0, sign=1.0):
+    """Largest difference of mean, samples and spread, over the standard deviation of the mean."""
+    mean = np.abs(other.mean - (scale * sign * result.mean + shift)).max()
+    samples = np.abs(other.samples - (scale * sign * result.samples + shift)).max()
+    spread = np.abs(other.std - scale * result.std).max()
+    return max(mean, samples, spread) / (scale * result.mean.std())
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "within"), [(4.0, 0.0, 1e-6), (3.7, 1.1, 2e-3), (1e-8, 0.0, 2e-3), (1e8, -3e8, 2e-3)]
+)
+def test_restorations_scale_with_the_tomogram(scale, shift, within):
+    volume = np.float32(scale) * tomogram().half1 + np.float32(shift)
+    other = restore(volume, TILTS, **QUICK)
+    assert differs_by(quick(), other, np.float32(scale), np.float32(shift)) < within
+
+
+@pytest.mark.parametrize("contrast", ["auto", "dark"])
+def test_inverted_contrast_gives_the_inverted_restoration(contrast):
+    other = restore(-tomogram().half1, TILTS, contrast=contrast, **QUICK)
+    assert other.report.contrast == "dark"
+    assert differs_by(quick(), other, sign=-1.0) < 1e-6
+
+
+def test_the_wrong_contrast_is_something_else():
+    other = restore(tomogram().half1, TILTS, contrast="dark", **QUICK)
+    assert differs_by(quick(), other) > 0.5
+
+
+def test_the_key_decides():
+    sim = tomogram()
+    same = restore(sim.half1, TILTS, key=jax.random.key(0), **QUICK)
+    np.testing.assert_array_equal(same.samples, quick().samples)
+    np.testing.assert_array_equal(same.mean, quick().mean)
+    other = restore(sim.half1, TILTS, key=jax.random.key(1), **QUICK)
+    assert differs_by(quick(), other) > 0.5
+    assert np.corrcoef(other.mean.ravel(), same.mean.ravel())[0, 1] > 0.9
+
+
+def test_no_position_is_special():
+    """A tomogram whose faces fit, rolled, gives the rolled restoration: no seam, no favourite place."""
+    sim = tomogram()
+    shift, axes = (7, 11, -5), (0, 1, 2)
+    other = restore(np.roll(sim.half1, shift, axes), TILTS, half2=np.roll(sim.half2, shift, axes), **QUICK)
+    expected = np.roll(quick("halves").mean, shift, axes)
+    again = restore(sim.half1, TILTS, half2=sim.half2, key=jax.random.key(1), **QUICK)  # what chance alone makes of it
+    alike = np.corrcoef(again.mean.ravel(), quick("halves").mean.ravel())[0, 1]
+    assert np.corrcoef(other.mean.ravel(), expected.ravel())[0, 1] > alike - 0.01 > 0.9
+    assert np.corrcoef(other.mean.ravel(), quick("halves").mean.ravel())[0, 1] < 0.5
+    assert other.std.mean() == pytest.approx(quick("halves").std.mean(), rel=0.03)
+
+
+@pytest.mark.slow
+def test_with_longer_chains_the_rolled_restoration_is_the_same():
+    sim = tomogram()
+    shift, axes, options = (16, 5, -9), (0, 1, 2), {"num_samples": 4, "num_steps": 120, "warmup": 20}
+    whole = restore(sim.half1, TILTS, half2=sim.half2, **options)
+    other = restore(np.roll(sim.half1, shift, axes), TILTS, half2=np.roll(sim.half2, shift, axes), **options)
+    assert np.corrcoef(other.mean.ravel(), np.roll(whole.mean, shift, axes).ravel())[0, 1] > 0.98
+
+
+@pytest.mark.slow
+def test_axes_can_be_called_otherwise():
+    """z y x -> x z y: the beam comes to lie along x and the tilt axis along z."""
+    sim, order = tomogram(), (1, 2, 0)
+    turned = [np.ascontiguousarray(np.transpose(v, order)) for v in (sim.half1, sim.half2)]
+    other = restore(turned[0], TILTS, half2=turned[1], tilt_axis="z", beam_axis="x", **QUICK)
+    back = np.argsort(order)
+    assert (other.report.wedge_found.tilt_axis, other.report.wedge_found.beam_axis) == ("z", "x")
+    samples = np.stack([np.transpose(s, back) for s in other.samples])
+    score = score_family(sim.truth, np.transpose(other.mean, back), samples, other.weights, MASK)
+    own = quick("halves")
+    expected = score_family(sim.truth, own.mean, own.samples, own.weights, MASK)
+    assert score.in_wedge_correlation == pytest.approx(expected.in_wedge_correlation, abs=0.05)
+    assert score.measured_correlation == pytest.approx(expected.measured_correlation, abs=0.02)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("shape", [(16, 61, 45), pytest.param((31, 37, 41), marks=pytest.mark.slow)])
+def test_thin_and_odd_boxes_with_the_beam_along_x(shape):
+    truth = tomogram((24, 61, 45) if shape[0] == 16 else shape).truth[: shape[0]]
+    noise = truth.std() * 2 * np.random.default_rng(4).standard_normal(shape)
+    data = through_wedge(truth + noise, np.asarray(wedge_mask(shape, TILTS)))
+    data, truth = (np.ascontiguousarray(np.transpose(v, (1, 2, 0))) for v in (data, truth))
+    result = restore(data, TILTS, tilt_axis="z", beam_axis="x", **QUICK)
+    assert_sound(result, truth.shape)
+    assert result.wedge.shape == (*truth.shape[:-1], truth.shape[-1] // 2 + 1)
+    score = score_family(truth, result.mean, result.samples, result.weights, result.wedge)
+    assert score.measured_correlation > 0.8
+    assert score.in_wedge_correlation > 0.2
+
+
+def test_a_crop_whose_faces_do_not_fit_and_a_constant_border():
+    """The border comes back as it was; inside, the jump between opposite faces is no matter."""
+    sim = tomogram((32, 56, 46))
+    crop = sim.half1[:, 4:-4, 3:-3]
+    volume = np.pad(crop, ((3, 0), (0, 2), (1, 1)), constant_values=-50)
+    result = restore(volume, TILTS, **QUICK)
+    assert result.report.region == ((3, 35), (0, 48), (1, 41))
+    inside = (slice(3, None), slice(0, 48), slice(1, 41))
+    border = np.ones(volume.shape, bool)
+    border[inside] = False
+    assert np.all(result.mean[border] == -50)
+    assert np.all(result.samples[:, border] == -50)
+    assert np.all(result.std[border] == 0)
+    assert np.all(result.std[inside] > 0)
+    assert result.wedge.shape == (*volume.shape[:-1], volume.shape[-1] // 2 + 1)
+    assert result.report.envelope.shape == volume.shape
+    truth = sim.truth[:, 4:-4, 3:-3]
+    assert np.corrcoef(result.mean[inside].ravel(), truth.ravel())[0, 1] > 0.6
+    measured = np.abs(spectrum(result.mean[inside]) - spectrum(crop)) ** 2 / sim.noise_sd**2
+    assert np.median(measured[MASK > 0]) < 1.1
+
+
+# Other witnesses, centres, methods
+
+
+def test_a_center_tethers():
+    sim = tomogram()
+    center = sim.truth - sim.truth.mean()
+    tethered = restore(sim.half1, TILTS, center=center, **QUICK)
+    free = quick()
+    wedge = MASK == 0
+
+    def distance(result):
+        return np.sum(np.abs(spectrum(result.mean) - spectrum(center))[wedge] ** 2)
+
+    assert distance(tethered) < 0.2 * distance(free)
+    assert tethered.report.prior_precision > free.report.prior_precision
+
+
+def test_a_center_that_is_wrong_is_hardly_listened_to():
+    sim = tomogram()
+    wrong = 20 * np.random.default_rng(0).standard_normal(SHAPE) * sim.truth.std()
+    tethered = restore(sim.half1, TILTS, center=wrong, **QUICK)
+    assert tethered.report.prior_precision < 0.05
+    assert np.corrcoef(tethered.mean.ravel(), quick().mean.ravel())[0, 1] > 0.5
+
+
+def test_a_witness_of_ones_own():
+    """A stationary Gaussian prior: exact draws, and where nothing was measured its own mean and variance."""
+    sim = tomogram()
+    witness = QuadraticWitness(jnp.full(MASK.shape, 4.0), jnp.zeros(SHAPE))
+    result = restore(sim.half1, TILTS, witness=witness, **QUICK)
+    assert_sound(result)
+    assert result.report.envelope is None
+    scale = sim.half1.std(dtype=np.float64)
+    precision = 4.0 + result.report.prior_precision
+    variance = np.var(spectrum(result.samples), axis=0, ddof=1)[(MASK == 0)].mean() / scale**2
+    assert variance == pytest.approx(1 / precision, rel=0.05)
+    mean = spectrum(result.mean)[MASK == 0] / scale
+    assert np.abs(mean).max() < 0.5
+    measured, noise = (MASK > 0) & (radius() > 0), sim.noise_sd**2 / scale**2
+    shrunk = spectrum(sim.half1)[measured] / (1 + noise * precision)
+    found = spectrum(result.mean)[measured]
+    assert np.corrcoef(found.real, shrunk.real)[0, 1] > 0.9
+    assert found.std() == pytest.approx(shrunk.std(), rel=0.15)
+
+
+@pytest.mark.slow
+def test_a_witness_that_is_a_bare_function_is_sampled_with_metropolis():
+    result = restore(tomogram().half1, TILTS, witness=lambda z: -0.5 * jnp.sum(jnp.cosh(z) - 1), **QUICK)
+    assert_sound(result)
+    assert result.report.sampler == "pcnl"
+
+
+def test_importance_sampling_confesses():
+    result = restore(tomogram().half1, TILTS, method="cryowgen_mc", num_candidates=6, **QUICK)
+    assert np.isfinite(result.mean).all()
+    assert result.report.ess < 1.5
+    assert any("use cryowgen_langevin" in sentence for sentence in result.report.warnings)
+    few = restore(tomogram().half1, TILTS, method="cryowgen_mc", num_candidates=1, **QUICK)
+    assert len(few.samples) == QUICK["num_samples"]
+
+
+# What cannot be used, and what is doubted
+
+
+def bad_inputs():
+    sim = tomogram()
+    good = sim.half1
+    nan = good.copy()
+    nan[3, 4, 5] = np.nan
+    return {
+        "other half": ((good, TILTS), {"half2": good[:-1]}, "shape"),
+        "same half": ((good, TILTS), {"half2": good.copy()}, "same volume"),
+        "half with nan": ((good, TILTS), {"half2": nan}, "second half has 1 voxels"),
+        "nan": ((nan, TILTS), {}, "1 voxels"),
+        "2-D": ((good[0], TILTS), {}, "3-D"),
+        "complex": ((good + 1j, TILTS), {}, "real numbers"),
+        "constant": ((np.ones(SHAPE), TILTS), {}, "constant"),
+        "small": ((good[:15], TILTS), {}, "at least 16"),
+        "center": ((good, TILTS), {"center": good[..., :-1]}, "centre"),
+        "center with nan": ((good, TILTS), {"center": nan}, "centre"),
+        "reversed tilts": ((good, (60, -60)), {}, "60"),
+        "tilts beyond 90": ((good, (-60, 95)), {}, "90"),
+        "no tilts": ((good, (30, 30)), {}, "30"),
+        "method": ((good, TILTS), {"method": "magic"}, "cryowgen_langevin, cryowgen_mc"),
+        "one sample": ((good, TILTS), {"num_samples": 1}, "at least 2"),
+        "no steps": ((good, TILTS), {"num_steps": 0}, "at least 1 step"),
+        "negative warm-up": ((good, TILTS), {"warmup": -1}, "warmup"),
+        "axis": ((good, TILTS), {"tilt_axis": "w"}, "axis|axes"),
+        "same axis": ((good, TILTS), {"tilt_axis": "z"}, "axis|axes"),
+        "contrast": ((good, TILTS), {"contrast": "grey"}, "auto, bright, dark"),
+        "witness": ((good, TILTS), {"witness": "fancy"}, "witness"),
+        "other angles": ((good, TILTS), {"tilt_angles": [-40, 0, 40]}, "make them agree"),
+        "nothing measured": ((np.broadcast_to(np.arange(32.0)[:, None, None] % 7, SHAPE), TILTS), {}, "no model fits"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*missing wedge:UserWarning")
+@pytest.mark.parametrize("case", list(bad_inputs()))
+def test_what_cannot_be_used_is_refused_in_one_line(case):
+    arguments, options, word = bad_inputs()[case]
+    with pytest.raises(InputError, match=word) as caught:
+        restore(*arguments, **{**QUICK, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tilt_range_that_the_tomogram_contradicts_is_doubted():
+    with pytest.warns(UserWarning, match="missing wedge looks like"):
+        result = restore(tomogram().half1, (-40, 40), **QUICK)
+    assert_sound(result)
+    assert "missing wedge looks like" in result.report.warnings[0]
+
+
+# Data that are out of the ordinary
+
+
+def blurred_noise(width, seed=5):
+    return gaussian_filter(np.random.default_rng(seed).standard_normal(SHAPE), width, mode="wrap")
+
+
+def beads(strength):
+    volume = np.zeros(SHAPE)
+    volume[6, 10, 30], volume[20, 40, 8], volume[25, 5, 12] = 1, 1, 1
+    blurred = gaussian_filter(volume, 1.5, mode="wrap")
+    sim = tomogram()
+    return sim.half1 + through_wedge(strength * sim.half1.std() * blurred / blurred.max())
+
+
+@functools.cache
+def odd_tomograms():
+    sim = tomogram()
+    rng = np.random.default_rng(0)
+    full = blurred_noise(1.5)
+    return {
+        "pure noise": through_wedge(rng.standard_normal(SHAPE)),
+        "bright beads": beads(50.0),
+        "dark beads": beads(-50.0),
+        "int8": np.clip(np.round(sim.half1 / sim.half1.std() * 40), -128, 127).astype(np.int8),
+        "coloured noise": through_wedge(sim.truth + sim.noise_sd * blurred_noise(0.5)),
+        "no noise": through_wedge(sim.truth + 0.02 * rng.standard_normal(SHAPE)),
+        "no empty solvent": through_wedge(full / full.std() + rng.standard_normal(SHAPE)),
+    }
+
+
+@functools.cache
+def restored(case):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*missing wedge", UserWarning)
+        return restore(odd_tomograms()[case], TILTS, **QUICK)
+
+
+@pytest.mark.parametrize("case", list(odd_tomograms()))
+def test_odd_tomograms_are_restored_to_finite_volumes_that_agree_with_them(case):
+    data = odd_tomograms()[case].astype(np.float32)
+    result = restored(case)
+    assert_sound(result)
+    misfit = np.abs(spectrum(result.mean) - spectrum(data))[MASK > 0] ** 2
+    assert misfit.mean() < np.mean(np.abs(spectrum(data - data.mean()))[MASK > 0] ** 2)
+    assert result.std.mean() < 3 * data.std()
+
+
+def test_rounded_to_int8_it_is_nearly_the_same():
+    whole = restored("int8")
+    assert np.corrcoef(whole.mean.ravel(), quick().mean.ravel())[0, 1] > 0.98
+
+
+def test_pure_noise_is_not_made_into_particles():
+    noise, result = odd_tomograms()["pure noise"], restored("pure noise")
+    assert result.report.envelope.mean() < 0.1
+    assert result.mean.std() < 0.2 * noise.std()
+
+
+def test_the_noise_of_one_tomogram_with_coloured_noise_is_coloured():
+    assert restored("coloured noise").report.noise_rule.startswith("coloured")
+
+
+@pytest.mark.parametrize("step", [3.0, 20.0])
+def test_a_list_of_tilts(step):
+    sim = tomogram()
+    result = restore(sim.half1, TILTS, tilt_angles=np.arange(-60, 60.1, step), **QUICK)
+    assert_sound(result)
+    assert 0 < np.mean(result.wedge == 0) < 0.8
+    assert result.wedge.max() == pytest.approx(1)
+    score = score_family(sim.truth, result.mean, result.samples, result.weights, MASK)
+    assert score.in_wedge_correlation > 0.2
+
+
+# Interruption
+
+
+@pytest.mark.parametrize("phase", ["warm-up", "sampling"])
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, phase):
+    uninterrupted, steps = quick(), []
+
+    def stop(progress):
+        if progress.phase == phase and progress.step > 2:
+            raise KeyboardInterrupt
+
+    def watch(progress):
+        if progress.phase in ("warm-up", "sampling"):
+            steps.append(progress.step)
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(tomogram().half1, TILTS, checkpoint=tmp_path / "run", progress=stop, **QUICK)
+    resumed = restore(tomogram().half1, TILTS, checkpoint=tmp_path / "run", progress=watch, **QUICK)
+    for name in ("samples", "mean", "std"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(uninterrupted, name))
+    assert not steps or steps[0] > 3  # it did not start again
+
+
+# Quality, on tomograms with known truth and on real ones
+
+
+def projections_onto_sets(data, mask, rounds=100):
+    """The plain baseline: density never below the solvent's median, measured coefficients as measured."""
+    estimate = data
+    for _ in range(rounds):
+        raised = np.fft.rfftn(np.maximum(estimate, np.median(estimate)))
+        estimate = np.fft.irfftn(np.where(mask > 0, np.fft.rfftn(data), raised), data.shape, axes=(0, 1, 2))
+    return estimate.astype(np.float32)
+
+
+@pytest.mark.slow
+def test_the_wedge_is_restored_better_than_by_projections_and_the_spread_is_honest():
+    sim = simulate_tomogram((48, 80, 80), TILTS, snr=0.1, seed=3)
+    result = restore(sim.half1, TILTS, half2=sim.half2, num_samples=6, num_steps=60, warmup=40)
+    score = score_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
+    average = (sim.half1 + sim.half2) / 2
+    smooth = gaussian_filter(average, 1.0, mode="wrap")
+    plain = max(
+        score_family(
+            sim.truth, projections_onto_sets(v, result.wedge), result.samples, result.weights, result.wedge
+        ).in_wedge_correlation
+        for v in (average, smooth)
+    )
+    assert score.in_wedge_correlation > 0.6
+    assert score.in_wedge_correlation > plain + 0.05
+    assert score.measured_correlation > 0.9
+    assert 0.5 < score.spread_over_error < 2
+    assert 0.8 < score.coverage_95 < 0.99
+    assert score.error_spread_correlation > 0
+
+
+def read(path):
+    """A map of mode 0 with no extended header, straight from its bytes."""
+    raw = path.read_bytes()
+    columns, rows, sections = np.frombuffer(raw, "<i4", 3)
+    return np.frombuffer(raw, "i1", offset=1024).reshape(sections, rows, columns)
+
+
+def width_of_autocorrelation(volume, axis):
+    """Distance (voxels) at which the autocorrelation along an axis, low-passed, has fallen to half."""
+    power = np.abs(np.fft.fftn(volume - volume.mean())) ** 2
+    k2 = sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(n) for n in volume.shape], indexing="ij"))
+    line = np.fft.ifftn(power * np.exp(-((2 * np.pi) ** 2) * k2)).real
+    line = line.take(0, axis=(axis + 1) % 3).take(0, axis=0 if axis == 2 else (1 if axis == 0 else 0))
+    return np.interp(-0.5, -line[: len(line) // 2] / line[0], np.arange(len(line) // 2))
+
+
+@pytest.mark.slow
+def test_a_real_microtubule_is_less_elongated_along_the_beam(shared_data):
+    data = read(shared_data / "tomo_microtubule_13pf.mrc")[:, 60:150]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        result = restore(data, TILTS, num_samples=2, num_steps=12, warmup=8)
+    assert np.isfinite(result.mean).all()
+    assert result.report.contrast == "bright"
+
+    def elongation(volume):
+        return width_of_autocorrelation(volume, 0) / width_of_autocorrelation(volume, 2)
+
+    assert elongation(result.mean) < 0.9 * elongation(data.astype(np.float32))

@@ -1,0 +1,201 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from cryowgen_jax.operators import wedge_mask
+from cryowgen_jax.restoration import solvent
+from cryowgen_jax.simulation import simulate_tomogram
+
+SHAPE = (32, 48, 40)
+MASK = np.asarray(wedge_mask(SHAPE))
+
+
+@functools.cache
+def tomogram(snr=0.2, seed=1):
+    return simulate_tomogram(SHAPE, snr=snr, seed=seed)
+
+
+def standardised(*volumes):
+    scale = np.mean(volumes, axis=0).std()
+    return tuple(jnp.asarray(v / scale, jnp.float32) for v in volumes), scale
+
+
+def through_wedge(volume):
+    return np.fft.irfftn(np.fft.rfftn(volume) * MASK, SHAPE, axes=(0, 1, 2)).astype(np.float32)
+
+
+@functools.cache
+def models():
+    """From two halves, and from one tomogram, with the scale that each was divided by."""
+    sim = tomogram()
+    halves, scale = standardised(sim.half1, sim.half2)
+    one, scale_of_one = standardised(sim.half1)
+    return solvent.first_model(halves, MASK), scale, solvent.first_model(one, MASK), scale_of_one
+
+
+def well_filled(model):
+    return model.shells.count > 300
+
+
+def test_noise_from_two_halves_is_that_of_their_mean():
+    model, scale, *_ = models()
+    expected = tomogram().noise_sd ** 2 / 2 / scale**2
+    many = well_filled(model)
+    assert model.noise_rule == "difference of the halves"
+    assert many.sum() > 10
+    deviation = (model.noise[many] / expected - 1) * np.sqrt(model.shells.count[many] / 2)
+    assert np.abs(deviation).max() < 4.5  # standard errors
+    halved = (0.5 * model.noise[many] / expected - 1) * np.sqrt(model.shells.count[many] / 2)
+    assert np.abs(halved).max() > 4.5
+
+
+def test_white_noise_of_one_tomogram_is_found_in_its_weakest_shells():
+    *_, model, scale = models()
+    assert model.noise_rule.startswith("white")
+    np.testing.assert_allclose(np.sqrt(model.noise) * scale, tomogram().noise_sd, rtol=0.06)
+
+
+def coloured_model():
+    noise = gaussian_filter(np.random.default_rng(3).standard_normal(SHAPE), 0.6, mode="wrap")
+    (one,), _ = standardised(through_wedge(tomogram().truth + tomogram().noise_sd * noise))
+    return solvent.first_model((one,), MASK)
+
+
+def test_coloured_noise_is_not_taken_for_white():
+    model = coloured_model()
+    assert model.noise_rule.startswith("coloured")
+    low, high = (
+        model.noise[(model.shells.centre > a) & (model.shells.centre < b)].mean() for a, b in ((0.1, 0.2), (0.4, 0.5))
+    )
+    assert low > 3 * high  # the filter's power falls by a factor of ten between the two bands
+
+
+def test_coloured_noise_is_left_below_the_power_of_the_tomogram():
+    model = coloured_model()
+    total = model.shells.mean(np.abs(model.observation) ** 2)
+    filled = model.shells.count > 0
+    assert np.all(model.noise[filled][1:] < total[filled][1:])
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_spectra_are_positive_and_particles_have_no_less_power_than_solvent(which):
+    model = models()[which]
+    for profile in (model.noise, model.signal, model.solvent, model.particle):
+        assert np.isfinite(profile).all()
+        assert profile.min() > 0
+    assert np.all(model.particle >= model.solvent)
+    assert np.all(1 / model.shells.spread(model.particle) - model.prior_precision > 0)
+
+
+def test_solvent_spectrum_is_that_of_the_simulated_texture_and_not_of_particles():
+    """Where the data are good (low frequency) the estimate is nearer to the texture's power than to the particles'."""
+    model, scale, *_ = models()
+    sim = tomogram()
+    outside = sim.labels == 0
+    texture = np.where(outside, sim.truth, 0)
+    power = model.shells.mean(np.abs(np.fft.rfftn(texture - texture[outside].mean() * outside, norm="ortho")) ** 2)
+    band = (model.shells.centre > 0.06) & (model.shells.centre < 0.2)
+    ratio = model.solvent[band] / (power[band] / outside.mean() / scale**2)
+    assert 0.3 < np.median(ratio) < 6
+    assert np.median(model.particle[band] / model.solvent[band]) > 2
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_envelope_is_low_in_particles_and_high_in_solvent(which):
+    model = models()[which]
+    labels = tomogram().labels
+    assert 0 <= model.envelope.min() <= model.envelope.max() <= 1
+    assert model.envelope[labels == 0].mean() > model.envelope[labels > 0].mean() + 0.25
+
+
+def test_level_is_near_that_of_the_solvent():
+    model, scale, *_ = models()
+    seen = through_wedge(tomogram().truth) / scale
+    assert abs(model.level - np.median(seen[tomogram().labels == 0])) < 0.15
+
+
+def test_the_posterior_weighs_data_by_the_noise():
+    model, *_ = models()
+    posterior = model.posterior(MASK)
+    weight = np.asarray(posterior.data_weight * posterior.decoder.transfer**2)
+    np.testing.assert_allclose(weight, MASK / model.shells.spread(model.noise), rtol=1e-4)
+    assert posterior.data_weight == pytest.approx(
+        1 / np.average(model.shells.spread(model.noise), weights=model.shells.weight), rel=1e-4
+    )
+    seen = np.fft.rfftn(np.asarray(posterior.observation), norm="ortho")
+    expected = np.asarray(posterior.decoder.transfer) * model.observation
+    np.testing.assert_allclose(seen, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_posterior_is_the_model_of_the_docstring(rng):
+    model, *_ = models()
+    posterior = model.posterior(MASK)
+    volume = rng.standard_normal(SHAPE).astype(np.float32)
+    both = 2.0 * np.ones(SHAPE[-1] // 2 + 1)
+    both[0] = both[-1] = 1  # an even last axis
+
+    def filtered(profile, v):
+        return np.fft.irfftn(np.fft.rfftn(v) * model.shells.spread(profile), SHAPE, axes=(0, 1, 2))
+
+    def energy(profile, v):
+        return 0.5 * np.sum(both * model.shells.spread(profile) * np.abs(np.fft.rfftn(v, norm="ortho")) ** 2)
+
+    def log_density(v):
+        offset = v - model.level
+        misfit = np.abs(np.fft.rfftn(v, norm="ortho") - model.observation) ** 2 / model.shells.spread(model.noise)
+        in_solvent = 0.5 * np.sum(model.envelope * filtered(1 / np.sqrt(model.solvent), offset) ** 2)
+        return -in_solvent - energy(1 / model.particle, offset) - 0.5 * np.sum(both * MASK * misfit)
+
+    other = np.zeros(SHAPE, np.float32)
+    expected = log_density(volume) - log_density(other)
+    found = float(posterior.log_density(jnp.asarray(volume)) - posterior.log_density(jnp.asarray(other)))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_update_keeps_the_noise_of_halves_and_sharpens_the_envelope():
+    model, *_ = models()
+    truth = through_wedge(tomogram().truth) / models()[1]
+    better = solvent.update(model, truth, solvent.THRESHOLDS[-1])
+    np.testing.assert_array_equal(better.noise, model.noise)
+    labels = tomogram().labels
+
+    def contrast(m):
+        return m.envelope[labels == 0].mean() - m.envelope[labels > 0].mean()
+
+    assert contrast(better) > contrast(model)
+
+
+def test_a_higher_threshold_leaves_more_to_solvent():
+    model, *_ = models()
+    truth = through_wedge(tomogram().truth) / models()[1]
+    low, high = (solvent.update(model, truth, t).envelope.mean() for t in (1.0, 3.0))
+    assert high > low
+
+
+@pytest.mark.parametrize("kind", ["particle", "solvent"])
+def test_starts_have_the_spread_of_their_kind_of_voxel(kind):
+    model, *_ = models()
+    envelope = np.full(SHAPE, 1.0 if kind == "solvent" else 0.0, np.float32)
+    model = dataclasses.replace(model, envelope=envelope)
+    mean = jnp.full(SHAPE, 0.3)
+    draws = [np.asarray(model.draw_near(jax.random.key(i), mean, MASK)) - 0.3 for i in range(6)]
+    precision = MASK / model.shells.spread(model.noise) + 1 / model.shells.spread(model.particle)
+    if kind == "solvent":
+        precision = precision + 1 / model.shells.spread(model.solvent)
+    whitened = np.mean([np.abs(np.fft.rfftn(d, norm="ortho")) ** 2 for d in draws], axis=0) * precision
+    for region in (MASK > 0, MASK == 0):
+        assert whitened[region].mean() == pytest.approx(1, abs=0.02)
+
+
+def test_pure_noise_is_nearly_all_solvent():
+    noise = through_wedge(np.random.default_rng(8).standard_normal(SHAPE))
+    (one,), _ = standardised(noise)
+    model = solvent.first_model((one,), MASK)
+    model = solvent.update(model, np.zeros(SHAPE, np.float32) + 0.01 * np.asarray(one), 3.0)
+    assert model.envelope.mean() > 0.8
+    assert np.median(model.signal) < 0.15 * np.median(model.noise)
