@@ -66,8 +66,10 @@ class Run(NamedTuple):
     steps_done: int
 
 
-def plan(warmup: int, num_steps: int, num_kept: int) -> list[Chunk]:
+def plan(warmup: int, num_steps: int, num_kept: int, *, in_one: bool = False) -> list[Chunk]:
     """Cut a run into chunks: warm-up, steps that are not recorded, then one block per kept sample, 512 records at most.
+
+    ``in_one`` makes one chunk of each, for a run that is traced and can neither report nor be saved.
 
     Raises
     ------
@@ -80,11 +82,11 @@ def plan(warmup: int, num_steps: int, num_kept: int) -> list[Chunk]:
         )
     thin = num_steps // num_kept
     records = _largest_divisor(thin, max(1, MAX_RECORDS // num_kept))
-    pieces = _largest_divisor(warmup, WARMUP_CHUNKS) if warmup else 0
+    pieces = _largest_divisor(warmup, 1 if in_one else WARMUP_CHUNKS) if warmup else 0
     chunks = [Chunk("warm-up", 0, 1, warmup // pieces)] * pieces if pieces else []
     lead = num_steps - thin * num_kept
     chunks += [Chunk("unrecorded", 0, 1, lead)] if lead else []
-    pieces = _largest_divisor(num_kept, SAMPLING_CHUNKS)
+    pieces = _largest_divisor(num_kept, 1 if in_one else SAMPLING_CHUNKS)
     return chunks + [Chunk("sampling", num_kept // pieces, records, thin // records)] * pieces
 
 

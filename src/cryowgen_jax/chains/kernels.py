@@ -82,7 +82,7 @@ def _fourier(sampler: str, gaussian: potentials.FourierGaussian, remainder: Call
         )
     if sampler == "preconditioned":
         builder = samplers.bind(_preconditioned_builder, remainder, gaussian)
-        return Kernel(builder, jnp.minimum(1.0, 1.8 / (1.0 + gap)), sampler)
+        return Kernel(builder, samplers.largest_step(gap), sampler)
     step_size = jnp.minimum(0.5, 0.3 / (1.0 + gap))
     if adjusted:
         builder = samplers.bind(_adjusted_builder, remainder, gaussian)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.chains import diagnostics, streaming
+from cryowgen_jax.chains import diagnostics, parallel, streaming
 from cryowgen_jax.chains.book import Progress, plan
 from cryowgen_jax.chains.kernels import assemble, require_start
 from cryowgen_jax.chains.run import START_STEP, run
@@ -128,13 +128,14 @@ def sample(
         positions = jax.vmap(lambda i: start_of(jax.random.fold_in(start_key, i)))(jnp.arange(num_chains))
     if num_kept is None:
         num_kept = _draws_that_fit(num_steps, positions.nbytes)
+    traced = parallel.is_traced((key, assembly.kernel, positions))
     report = _print_progress if progress is True else progress or None
     outcome = run(
         key,
         assembly.kernel,
         positions,
         assembly.probe,
-        plan(warmup, num_steps, num_kept),
+        plan(warmup, num_steps, num_kept, in_one=traced),
         devices=devices,
         batch_size=batch_size,
         checkpoint=checkpoint,
