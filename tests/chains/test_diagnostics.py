@@ -1,0 +1,153 @@
+"""Streamed moments, effective sample size, R-hat and the summaries they are computed from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cryowgen_jax.chains import streaming
+from cryowgen_jax.chains.diagnostics import effective_sample_size, split_r_hat
+from cryowgen_jax.chains.probes import coordinate_probe, shell_probe
+from tests import oracles
+
+
+def autoregressive(rng, chains, draws, correlation):
+    """Stationary AR(1) paths of unit variance: the effective sample size is N (1 - phi) / (1 + phi)."""
+    paths = np.empty((chains, draws, len(correlation)))
+    paths[:, 0] = rng.normal(size=(chains, len(correlation)))
+    for t in range(1, draws):
+        noise = rng.normal(size=(chains, len(correlation)))
+        paths[:, t] = correlation * paths[:, t - 1] + np.sqrt(1 - correlation**2) * noise
+    return jnp.asarray(paths, jnp.float32)
+
+
+# Moments -------------------------------------------------------------------------------------------------------------
+
+
+def streamed(paths):
+    """Moments of every chain, one draw at a time."""
+
+    def one(path):
+        start = streaming.empty(path[0])
+        return jax.lax.scan(lambda moments, draw: (streaming.update(moments, draw), None), start, path)[0]
+
+    return jax.jit(jax.vmap(one))(jnp.asarray(paths, jnp.float32))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_streamed_moments_are_those_of_the_stored_draws(rng, offset):
+    """An offset of a thousand standard deviations must not eat the variance, as sums of squares would in float32."""
+    paths = offset + rng.normal(size=(5, 200, 2, 3)) + rng.normal(size=(5, 1, 2, 3))
+    moments = streamed(paths)
+    mean, variance = streaming.pool(moments)
+    np.testing.assert_array_equal(moments.draws, np.full(5, 200))
+    np.testing.assert_allclose(moments.mean, paths.mean(axis=1), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(mean, paths.mean(axis=(0, 1)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(variance, paths.reshape(-1, 2, 3).var(axis=0, ddof=1), rtol=2e-3)
+    assert variance.dtype == jnp.float32
+
+
+def test_the_pooled_variance_holds_the_spread_between_chains(rng):
+    apart = 10.0 * np.arange(4)[:, None, None]
+    paths = apart + rng.normal(size=(4, 100, 3))
+    _, variance = streaming.pool(streamed(paths))
+    np.testing.assert_allclose(variance, paths.reshape(-1, 3).var(axis=0, ddof=1), rtol=1e-4)
+    within = paths.var(axis=1).mean(axis=0)
+    assert np.all(variance > 50 * within)
+
+
+def test_pool_without_draws_is_nan():
+    moments = streaming.Moments(jnp.zeros(3), jnp.zeros((3, 2)), jnp.zeros((3, 2)))
+    assert all(np.all(np.isnan(part)) for part in streaming.pool(moments))
+
+
+# Effective sample size and R-hat -------------------------------------------------------------------------------------
+
+
+def test_effective_sample_size_of_autoregressive_chains(rng):
+    correlation = np.array([0.0, 0.5, 0.9, -0.4])
+    records = autoregressive(rng, 8, 2000, correlation)
+    expected = 16000 * (1 - correlation) / (1 + correlation)
+    np.testing.assert_allclose(effective_sample_size(records), expected, rtol=0.2)
+
+
+def test_chains_that_agree_have_r_hat_one_and_stuck_ones_do_not(rng):
+    mixed = rng.normal(size=(8, 400, 2))
+    np.testing.assert_allclose(split_r_hat(jnp.asarray(mixed, jnp.float32)), 1.0, atol=0.02)
+    stuck = mixed + 2.0 * np.arange(8)[:, None, None]
+    assert np.all(split_r_hat(jnp.asarray(stuck, jnp.float32)) > 1.2)
+    assert np.all(effective_sample_size(jnp.asarray(stuck, jnp.float32)) < 40)
+
+
+def test_a_drift_that_all_chains_share_is_seen(rng):
+    """The statistic compares halves of chains: without the split this run would pass."""
+    drifting = rng.normal(size=(8, 400, 1)) + 3.0 * np.linspace(-1, 1, 400)[:, None]
+    assert split_r_hat(jnp.asarray(drifting, jnp.float32))[0] > 1.2
+    between = drifting.mean(axis=1).var(ddof=1)
+    assert np.sqrt(1 + between / drifting.var(axis=1).mean()) < 1.05
+
+
+def test_scale_and_offset_do_not_matter(rng):
+    records = autoregressive(rng, 4, 300, np.array([0.5]))
+    moved = 1e4 + 50 * records
+    np.testing.assert_allclose(effective_sample_size(moved), effective_sample_size(records), rtol=0.02)
+    np.testing.assert_allclose(split_r_hat(moved), split_r_hat(records), rtol=1e-3)
+
+
+def test_summaries_that_never_move_and_short_runs_have_no_diagnosis(rng):
+    records = np.concatenate([rng.normal(size=(4, 50, 1)), np.full((4, 50, 1), 3.0)], axis=-1)
+    for statistic in (effective_sample_size, split_r_hat):
+        moving, still = statistic(jnp.asarray(records, jnp.float32))
+        assert np.isfinite(moving)
+        assert np.isnan(still)
+        assert np.all(np.isnan(statistic(jnp.asarray(records[:, :5], jnp.float32))))
+
+
+# Probes --------------------------------------------------------------------------------------------------------------
+
+
+def test_shell_energies_add_up_to_the_distance_from_the_reference(rng):
+    shape = (6, 5, 8)
+    reference, position = rng.normal(size=(2, *shape))
+    mask = oracles.wedge(shape)
+    spectrum = jnp.asarray(np.fft.rfftn(reference, norm="ortho"), jnp.complex64)
+    probe = shell_probe(spectrum, jnp.asarray(mask), shape)
+    summaries = np.asarray(probe(jnp.asarray(position, jnp.float32)))
+    shells = min(shape) // 2
+    assert summaries.shape == (4 * shells,)
+    energies = summaries[2 * shells :]
+    np.testing.assert_allclose(energies.sum(), np.sum((position - reference) ** 2), rtol=1e-5)
+    difference = np.fft.rfftn(position - reference, norm="ortho")
+    power = oracles.multiplicity(shape) * np.abs(difference) ** 2
+    np.testing.assert_allclose(energies[:shells].sum(), power[mask == 0].sum(), rtol=1e-5)  # the wedge comes first
+    at_reference = probe(jnp.asarray(reference, jnp.float32))
+    np.testing.assert_allclose(at_reference, 0, atol=1e-4)
+
+
+def test_shell_functionals_see_every_coefficient_of_their_shell_alone(rng):
+    """A change in the wedge moves a wedge summary, one in the measured region a measured one, and no other."""
+    shape = (6, 6, 6)
+    mask = oracles.wedge(shape)
+    probe = shell_probe(jnp.zeros(mask.shape, jnp.complex64), jnp.asarray(mask), shape)
+    for region in (0, 3):
+        index = np.argwhere((mask > 0) == (region > 0))
+        for _ in range(3):
+            spectrum = np.zeros(mask.shape, complex)
+            spectrum[tuple(index[rng.integers(len(index))])] = 1.0 + 0.7j
+            volume = np.fft.irfftn(spectrum, shape, axes=(0, 1, 2), norm="ortho")
+            if np.abs(volume).max() < 1e-6:
+                continue
+            moved = np.abs(np.asarray(probe(jnp.asarray(volume, jnp.float32)))) > 1e-5
+            linear, energy = moved[:6], moved[6:]
+            assert energy.sum() == 1
+            assert energy[region : region + 3].any()
+            assert not np.any(linear & ~energy)
+
+
+def test_coordinate_probe_takes_all_coordinates_or_256_of_them(rng):
+    position = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+    np.testing.assert_array_equal(coordinate_probe((3, 4))(position), position.reshape(-1))
+    many = coordinate_probe((10, 100))
+    chosen = many(jnp.arange(1000.0).reshape(10, 100))
+    assert len(np.unique(chosen)) == 256
+    np.testing.assert_array_equal(chosen, coordinate_probe((10, 100))(jnp.arange(1000.0).reshape(10, 100)))

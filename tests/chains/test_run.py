@@ -1,0 +1,259 @@
+"""The loop over steps: devices, batches, chunks, interruption and resumption, runs that blow up."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cryowgen_jax as cg
+from cryowgen_jax.chains import parallel
+from cryowgen_jax.chains.book import MAX_RECORDS, plan
+from cryowgen_jax.operators import Wedge
+from cryowgen_jax.types import InputError
+from tests import oracles
+
+LARGE = (8, 8, 12)  # more elements than are vectorised together on a CPU
+SMALL = (1, 2, 3)
+
+
+def problem(shape):
+    rng = np.random.default_rng(4)
+    x, center = jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32)
+    means = jnp.asarray(0.5 * rng.normal(size=(2, *shape)), jnp.float32)
+    witness = cg.GaussianMixtureWitness(jnp.array([0.4, 0.6]), means, 1.0)
+    return cg.Posterior(witness, Wedge(jnp.asarray(oracles.wedge(shape))), x, center, 50.0, 1.0)
+
+
+def same(one, other):
+    return all(
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+# Devices and batches -------------------------------------------------------------------------------------------------
+
+
+def test_one_and_four_devices_give_the_same_bits(key):
+    kwargs = {"sampler": "preconditioned", "num_chains": 4, "num_steps": 6, "num_kept": 2, "warmup": 0}
+    target = problem(LARGE)
+    one, four = (cg.sample(key, target, devices=jax.devices()[:n], **kwargs) for n in (1, 4))
+    assert same(one, four)
+    other = cg.sample(jax.random.fold_in(key, 1), target, devices=jax.devices()[:4], **kwargs)
+    assert not same(one, other)
+
+
+@pytest.mark.slow
+def test_adaptation_gives_the_same_bits_on_one_two_and_four_devices(key):
+    """Acceptance rates steer step sizes: whatever is rounded otherwise anywhere would show."""
+    kwargs = {"sampler": "pcnl", "num_chains": 4, "num_steps": 12, "num_kept": 4, "warmup": 10}
+    one, two, four = (cg.sample(key, problem(LARGE), devices=jax.devices()[:n], **kwargs) for n in (1, 2, 4))
+    assert same(one, two)
+    assert same(one, four)
+
+
+def test_the_batch_changes_rounding_only(key):
+    kwargs = {"num_chains": 4, "num_steps": 12, "num_kept": 4, "warmup": 0, "sampler": "preconditioned"}
+    target = problem(SMALL)
+    every, few = (cg.sample(key, target, batch_size=b, **kwargs) for b in (None, 1))
+    np.testing.assert_allclose(few.samples, every.samples, rtol=1e-4, atol=1e-5)
+
+
+def step(start, slope, chain):
+    """One chain: a random walk and its end, with keys among inputs and outputs."""
+    key, position = chain
+    path = position[None] + jnp.cumsum(slope * jax.random.normal(key, (5, *position.shape)), axis=0)
+    return (jax.random.fold_in(key, start), path[-1]), path
+
+
+@pytest.mark.parametrize(("group", "count"), [(1, 1), (2, 1), (1, 2), (2, 2), (1, 4), (4, 1)])
+def test_every_layout_maps_every_chain(key, group, count):
+    chains = (jax.random.split(key, 8), jnp.arange(24.0).reshape(8, 3))
+    expected = jax.vmap(lambda chain: step(7, 0.5, chain))(chains)
+    layout = parallel.Layout(group, tuple(jax.devices()[:count]))
+    found = parallel.map_chains(step, (7,), layout)(jnp.float32(0.5), chains)
+    np.testing.assert_array_equal(jax.random.key_data(found[0][0]), jax.random.key_data(expected[0][0]))
+    np.testing.assert_allclose(found[0][1], expected[0][1], rtol=1e-6)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+    assert found[1].devices() == {jax.devices()[0]}
+
+
+def test_pmap_maps_every_chain(key):
+    """What accelerators run, on four virtual devices."""
+    chains = (jax.random.split(key, 8), jnp.arange(24.0).reshape(8, 3))
+    expected = jax.vmap(lambda chain: step(7, 0.5, chain))(chains)
+    mapped = parallel._pmap(
+        lambda slope, some: jax.vmap(lambda chain: step(7, slope, chain))(some), tuple(jax.devices())
+    )
+    for _ in range(2):
+        (keys, ends), paths = mapped(jnp.float32(0.5), chains)
+        np.testing.assert_array_equal(jax.random.key_data(keys), jax.random.key_data(expected[0][0]))
+        np.testing.assert_allclose(ends, expected[0][1], rtol=1e-6)
+        np.testing.assert_allclose(paths, expected[1], rtol=1e-6)
+        chains = (keys, ends)
+        expected = jax.vmap(lambda chain: step(7, 0.5, chain))(chains)
+
+
+@pytest.mark.parametrize("num_chains", [1, 4, 6, 7, 64, 1000])
+@pytest.mark.parametrize("size", [1, 6, 511, 512, 10**6])
+def test_the_layout_shares_the_chains_evenly_and_groups_them_whatever_the_devices(num_chains, size):
+    groups = set()
+    for count in (1, 2, 3, 4):
+        group, devices = parallel.layout(num_chains, size, jax.devices()[:count], None)
+        assert num_chains % (group * len(devices)) == 0
+        assert devices == tuple(jax.devices()[: len(devices)])
+        groups.add(group)
+    assert len(groups) == 1
+    assert parallel.layout(num_chains, size, None, 2).group <= 2
+    assert max(groups) * size <= 512 or groups == {1}
+
+
+# Chunks --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_one", [False, True])
+@pytest.mark.parametrize(
+    ("warmup", "num_steps", "num_kept"),
+    [(0, 1, 1), (7, 10, 3), (500, 2000, 2000), (250, 1000, 10), (0, 997, 5), (13, 17, 17), (1, 5000, 700)],
+)
+def test_chunks_hold_every_step_once(warmup, num_steps, num_kept, in_one):
+    chunks = plan(warmup, num_steps, num_kept, in_one=in_one)
+    assert sum(c.steps for c in chunks if c.phase == "warm-up") == warmup
+    assert sum(c.steps for c in chunks if c.phase != "warm-up") == num_steps
+    assert sum(c.kept for c in chunks) == num_kept
+    assert sum(c.kept * c.records for c in chunks) <= max(MAX_RECORDS, num_kept)
+    assert [c.phase for c in chunks] == sorted(
+        (c.phase for c in chunks), key=["warm-up", "unrecorded", "sampling"].index
+    )
+    assert len(set(chunks)) <= 3  # each kind compiles once
+
+
+# Interruption --------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_after(count):
+    """A progress callback that ends the run after so many chunks."""
+    told = []
+
+    def callback(progress):
+        told.append(progress)
+        if len(told) == count:
+            raise Interrupted
+
+    return callback
+
+
+RUN = {"num_chains": 4, "num_steps": 33, "num_kept": 8, "warmup": 10}  # 10 chunks, 1 unrecorded, 8 chunks
+
+
+@pytest.mark.parametrize("chunks", [3, 10, 11, 15], ids=lambda n: f"after {n}")
+def test_a_resumed_run_ends_with_the_same_bits(key, tmp_path, chunks):
+    target = problem(SMALL)
+    whole = cg.sample(key, target, **RUN)
+    with pytest.raises(Interrupted):
+        cg.sample(key, target, checkpoint=tmp_path, progress=stop_after(chunks), **RUN)
+    told = []
+    resumed = cg.sample(key, target, checkpoint=tmp_path, progress=told.append, **RUN)
+    assert len(told) == 19 - chunks
+    assert same(whole, resumed)
+    assert (whole.status, whole.num_gradients) == (resumed.status, resumed.num_gradients)
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_elsewhere_and_be_interrupted_again(key, tmp_path):
+    """Interrupted on four devices, gone on with two, ended on one."""
+    kwargs = {"num_chains": 4, "num_steps": 6, "num_kept": 6, "warmup": 6}
+    target = problem(LARGE)
+    whole = cg.sample(key, target, devices=jax.devices()[:1], **kwargs)
+    for devices, chunks in ((4, 4), (2, 4)):
+        with pytest.raises(Interrupted):
+            cg.sample(
+                key,
+                target,
+                checkpoint=tmp_path,
+                progress=stop_after(chunks),
+                devices=jax.devices()[:devices],
+                **kwargs,
+            )
+    assert same(whole, cg.sample(key, target, checkpoint=tmp_path, devices=jax.devices()[:1], **kwargs))
+
+
+def test_a_checkpoint_of_another_run_is_refused(key, tmp_path):
+    target = problem(SMALL)
+    cg.sample(key, target, checkpoint=tmp_path, **RUN)
+    with pytest.raises(InputError, match="another key"):
+        cg.sample(jax.random.fold_in(key, 1), target, checkpoint=tmp_path, **RUN)
+    with pytest.raises(InputError, match="of another run"):
+        cg.sample(key, target, checkpoint=tmp_path, **(RUN | {"num_steps": 65}))
+    with pytest.raises(InputError, match="of another run"):
+        cg.sample(key, target, checkpoint=tmp_path, **(RUN | {"num_chains": 2}))
+
+
+def test_progress_is_told_in_order_and_printed(key, capsys):
+    told = []
+    cg.sample(key, problem(SMALL), progress=told.append, **RUN)
+    steps = [p.step for p in told]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == told[0].num_steps == 43
+    assert {p.phase for p in told} == {"warm-up", "unrecorded", "sampling"}
+    assert all(0 <= p.acceptance <= 1 for p in told)
+    assert capsys.readouterr().out == ""
+    cg.sample(key, problem(SMALL), progress=True, **RUN)
+    assert "step 43 of 43" in capsys.readouterr().out
+
+
+# Runs that blow up ---------------------------------------------------------------------------------------------------
+
+
+def fragile(limit):
+    """A standard Gaussian whose gradient is nan far out: 0 * d sqrt(limit^2 - z^2)."""
+    return jax.tree_util.Partial(_fragile, jnp.float32(limit))
+
+
+def _fragile(limit, z):
+    return -0.5 * jnp.sum(z**2) + 0.0 * jnp.sum(jnp.sqrt(limit**2 - z**2))
+
+
+def test_states_that_are_not_finite_stop_the_run_and_leave_what_was_good(key, tmp_path):
+    density = fragile(3.3)
+    kwargs = {"num_chains": 4, "num_steps": 160, "num_kept": 160, "warmup": 4, "init": jnp.zeros(3)}
+    sampler = cg.langevin(density, 0.3)
+    result = cg.sample(key, density, sampler=sampler, checkpoint=tmp_path, **kwargs)
+    assert result.status.startswith("stopped: ")
+    assert "not finite between steps" in result.status
+    kept = result.samples.shape[1]
+    assert 0 < kept < 160
+    assert result.num_gradients == 4 * (4 + kept)
+    every = np.asarray(result.samples, float).reshape(-1, 3)
+    assert np.all(np.isfinite(every))
+    np.testing.assert_allclose(result.mean, every.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(result.variance, every.var(axis=0, ddof=1), rtol=1e-4)
+    untroubled = cg.sample(key, fragile(1e3), sampler=cg.langevin(fragile(1e3), 0.3), **kwargs)
+    assert untroubled.status == "ok"
+    np.testing.assert_allclose(untroubled.samples[:, :kept], result.samples, rtol=1e-4, atol=1e-5)
+    again = cg.sample(key, density, sampler=sampler, checkpoint=tmp_path, **kwargs)  # it stops where it stopped
+    assert again.status == result.status
+    assert same(again.samples, result.samples)
+
+
+def test_an_unstable_step_is_reported_before_anything_is_kept(key):
+    density = lambda z: -50.0 * jnp.sum(z**2)  # noqa: E731
+    result = cg.sample(
+        key, density, sampler=cg.langevin(density, 1.0), num_chains=2, num_steps=40, num_kept=4, init=jnp.ones(3)
+    )
+    assert result.status.startswith("stopped: 2 of 2 chains")
+    assert result.samples.shape == (2, 0, 3)
+    assert np.all(np.isnan(result.mean))
+    assert np.isnan(result.ess)
+
+
+def test_a_posterior_without_a_law_is_reported(key):
+    """A witness that is more convex than the tether is strong: the Gaussian part has a negative precision."""
+    target = problem(SMALL)
+    convex = dataclasses.replace(target, witness=cg.QuadraticWitness(jnp.full((1, 2, 2), -60.0), target.center))
+    assert cg.sample(key, convex, num_chains=2, num_steps=4).status.startswith("stopped")
