@@ -6,6 +6,7 @@ import importlib
 import sys
 
 import click
+import jax
 
 from cryowgen_jax.types import InputError
 
@@ -15,6 +16,7 @@ COMMANDS = {
     "inspect": "Find the missing wedge in a tomogram's own power spectrum.",
     "restore": "Restore a tomogram as a family of volumes with an uncertainty map.",
 }
+BAD_INPUT, INTERRUPTED = 2, 130
 
 
 class _Commands(click.Group):
@@ -35,35 +37,46 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with 'cryowgen demo', or with 'cryowgen inspect' on a tomogram of yours. Every command has a --help.",
+)
 @click.version_option(package_name="cryowgen-jax")
-def cryowgen() -> None:
+@click.pass_context
+def cryowgen(ctx: click.Context) -> None:
     """Restore the missing wedge of cryo-electron tomograms, with honest uncertainty.
 
-    A tomogram lacks a wedge of Fourier space. cryowgen fills it not with one answer but with a family of them, drawn
-    from the posterior given the data: their mean is the restoration, their spread says how far to trust it.
+    A tomogram lacks a wedge of Fourier space. cryowgen fills it not with one answer but with a family of them, each of
+    which agrees with the data: their mean is the restoration, their spread says how far to trust it.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on stderr and exit status 2."""
+    """Run the command line; bad input is one line on stderr and exit status 2, an interruption 130."""
     try:
-        cryowgen.main(standalone_mode=False)
+        status = cryowgen.main(prog_name="cryowgen", standalone_mode=False)
     except InputError as error:
-        _fail(str(error))
+        _stop(BAD_INPUT, f"error: {error}")
     except click.UsageError as error:
         usage = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
-        _fail(f"{error.format_message()}{usage}")
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        print("cryowgen: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        _stop(BAD_INPUT, f"error: {error.format_message().rstrip('.')}{usage}")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        advice = str(stop.__cause__ or stop)  # click makes an Abort of every KeyboardInterrupt
+        _stop(INTERRUPTED, f"interrupted{': ' if advice else ''}{advice}")
+    except OSError as error:
+        _stop(BAD_INPUT, f"error: '{error.filename}': {error.strerror}: check the path, its permissions and the disk")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _stop(BAD_INPUT, "error: out of memory: bin the tomogram, crop it, or ask for fewer --samples")
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
 
 
-def _fail(message: str) -> None:
-    print(f"cryowgen: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+def _stop(status: int, message: str) -> None:
+    print(f"cryowgen: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from cryowgen_jax.chains import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
+FITTING = "estimating the model"  # phase of ``restore`` before its chains
 
 
 def terminal() -> Console:
@@ -25,32 +26,35 @@ def terminal() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout, first column left, the others right; 110 columns wide where there is no terminal."""
-    console = Console(highlight=False)
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for row in rows:
-        made.add_row(*row)
-    console.print(made, width=None if console.is_terminal else 110)
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
+    """Print a table on stdout as narrow as its words allow: first column left, the others right."""
+    cells = list(zip(*rows, strict=True))
+    widths = [max(map(len, (*name.split(), *column, ""))) for name, column in zip(columns, cells, strict=True)]
+    headings = [textwrap.wrap(name, width) for name, width in zip(columns, widths, strict=True)]
+    height = max(map(len, headings))
+    lines = list(zip(*([""] * (height - len(heading)) + heading for heading in headings), strict=True))
+    lines += [tuple("-" * width for width in widths), *(tuple(row) for row in rows)]
+    text = [
+        "  ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(line)).rstrip()
+        for line in lines
+    ]
+    print("", title, "", *text, "", caption, sep="\n")
 
 
 class ProgressDisplay:
     """Bar on a terminal, a line now and then elsewhere (a batch log); call it with every ``Progress``."""
 
     def __init__(self, console: Console, label: str) -> None:
-        self._console, self._label, self._last_line = console, label, 0.0
+        self._console, self._label = console, label
+        self._stage, self._first, self._last_line = "", (0, 0.0), 0.0
         self._bar = Bar(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("steps, acceptance {task.fields[acceptance]:.2f},"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn("steps{task.fields[note]}"),
             console=console,
         )
-        self._tasks: dict[bool, int] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Callable[[Progress], None]:
         if self._console.is_terminal:
@@ -60,29 +64,34 @@ class ProgressDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def _update(self, progress: Progress) -> None:
-        fitting = progress.phase == "estimating the model"
+        stage = FITTING if progress.phase == FITTING else "sampling"
+        if stage != self._stage:  # the first report of a stage holds compilation, or steps of the run being resumed
+            self._stage, self._first, self._last_line = stage, (progress.step, progress.seconds), 0.0
+        note = "" if stage == FITTING else f", acceptance {progress.acceptance:.2f}"
+        note += self._time_left(progress)
         if self._console.is_terminal:
-            if fitting not in self._tasks:
-                self._tasks[fitting] = self._bar.add_task("", total=progress.num_steps, acceptance=1.0)
-            self._bar.update(
-                self._bar.task_ids[self._tasks[fitting]],
-                description=f"{self._label}: {progress.phase}",
-                completed=progress.step,
-                acceptance=progress.acceptance,
-            )
+            self._draw(stage, progress, note)
             return
         done = progress.step == progress.num_steps
         if done or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            left = progress.seconds * (progress.num_steps / progress.step - 1)
-            self._console.print(
-                f"{self._label}: {progress.phase}, step {progress.step} of {progress.num_steps}, "
-                f"acceptance {progress.acceptance:.2f}, about {duration(left)} left",
-                markup=False,
-            )
+            where = f"{self._label}: {progress.phase.replace('unrecorded', 'sampling')}"
+            self._console.print(f"{where}, step {progress.step} of {progress.num_steps}{note}", markup=False)
+
+    def _draw(self, stage: str, progress: Progress, note: str) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=progress.num_steps, note=note)
+        self._bar.update(self._tasks[stage], completed=progress.step, note=note)
+
+    def _time_left(self, progress: Progress) -> str:
+        """Time left in this stage at the pace since its first report; nothing where there is no pace or no time."""
+        steps, seconds = progress.step - self._first[0], progress.seconds - self._first[1]
+        left = progress.num_steps - progress.step
+        return f", {duration(left * seconds / steps)} left" if steps > 0 and left > 0 else ""
 
 
 @contextlib.contextmanager
@@ -111,3 +120,8 @@ def duration(seconds: float) -> str:
 def size(num_bytes: float) -> str:
     """Bytes as a person says them."""
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes > 2**29 else f"{max(1, round(num_bytes / 2**20))} MiB"
+
+
+def number(value: float, form: str) -> str:
+    """A number in this format; a dash for one that is not defined."""
+    return format(value, form) if math.isfinite(value) else "-"

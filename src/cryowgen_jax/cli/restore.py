@@ -2,57 +2,102 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import pathlib
-import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 import jax
 import numpy as np
-from rich.console import Console
+from rich.markup import escape
 
 from cryowgen_jax.cli import console as screen
-from cryowgen_jax.cli import results
-from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram, write_text_atomic
-from cryowgen_jax.restoration import Restoration, estimate_cost, restore
+from cryowgen_jax.cli import results, resuming
+from cryowgen_jax.cli.options import ANGSTROM, AXIS, DEGREES, PATH, check_geometry
+from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram
+from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, restore
+from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP, Contrast
 from cryowgen_jax.types import InputError
 
-AXES = click.Choice(["x", "y", "z"])
-FILE = click.Path(path_type=pathlib.Path)
+SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that headers' rounding explains
 
 
 @click.command()
-@click.argument("tomogram", type=FILE)
-@click.option("--tilt-range", nargs=2, type=float, metavar="LO HI", help="Lowest and highest tilt in degrees.")
-@click.option("--tilt-angles", type=FILE, help="File with one tilt angle a line (.tlt, .rawtlt), instead of the range.")
-@click.option("--output", "-o", required=True, type=FILE, help="Folder to make.")
-@click.option("--half2", type=FILE, help="Second half tomogram (TOMOGRAM is the first): noise is measured.")
-@click.option("--center", type=FILE, help="Volume to tether to, e.g. the output of another tool on other data.")
+@click.argument("tomogram", type=PATH)
+@click.option("--tilt-range", nargs=2, type=DEGREES, metavar="LO HI", help="Lowest and highest tilt in degrees.")
+@click.option(
+    "--tilt-angles",
+    type=PATH,
+    metavar="FILE",
+    help="Text file with one tilt angle a line (.tlt, .rawtlt), instead of the range: gaps between tilts then count.",
+)
+@click.option("--output", "-o", required=True, type=PATH, metavar="DIR", help="Folder to make.")
+@click.option(
+    "--half2",
+    type=PATH,
+    metavar="TOMO2.mrc",
+    help="Second half tomogram, TOMOGRAM being the first. Their mean is restored; their difference measures the noise.",
+)
+@click.option(
+    "--center",
+    type=PATH,
+    metavar="CENTER.mrc",
+    help="Volume to stay close to, such as another program's restoration made from other data.",
+)
 @click.option(
     "--method",
-    type=click.Choice(["cryowgen_langevin", "cryowgen_mc"]),
-    default="cryowgen_langevin",
+    type=click.Choice(METHODS),
+    metavar="NAME",
+    default=METHODS[0],
     show_default=True,
-    help="Langevin chains, or importance sampling for comparison.",
+    help="cryowgen_langevin, or cryowgen_mc to compare it with (importance sampling, poor on whole tomograms).",
 )
-@click.option("--samples", type=click.IntRange(min=2), default=8, show_default=True, help="Volumes in the family.")
-@click.option("--steps", type=click.IntRange(min=1), default=NUM_STEPS, show_default=True, help="Steps of every chain.")
-@click.option("--warmup", type=click.IntRange(min=0), default=WARMUP, show_default=True, help="Steps before those.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same family.")
-@click.option("--tilt-axis", type=AXES, default="y", show_default=True, help="Axis that the specimen was tilted about.")
-@click.option("--beam-axis", type=AXES, default="z", show_default=True, help="Axis along the beam.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=2),
+    default=8,
+    show_default="8",
+    metavar="K",
+    help="How many restored volumes to draw, 2 or more.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=NUM_STEPS,
+    show_default=f"{NUM_STEPS}",
+    metavar="N",
+    help="Sampling steps for each of them. More take longer and give better diagnostics.",
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=WARMUP,
+    show_default=f"{WARMUP}",
+    metavar="N",
+    help="Steps before those, which do not count.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default="0",
+    metavar="N",
+    help="Of the random numbers: the same number gives the same volumes.",
+)
+@click.option("--tilt-axis", type=AXIS, default="y", show_default=True, help="Axis that the specimen was tilted about.")
+@click.option("--beam-axis", type=AXIS, default="z", show_default=True, help="Axis along the electron beam.")
 @click.option(
     "--contrast",
     type=click.Choice(["auto", "bright", "dark"]),
     default="auto",
     show_default=True,
-    help="Whether protein is bright or dark.",
+    help="How protein looks in TOMOGRAM.",
 )
-@click.option("--voxel-size", type=float, help="Angstrom, instead of what the header says.")
+@click.option("--voxel-size", type=ANGSTROM, metavar="A", help="Angstrom, instead of what the header says.")
 @click.option("--permissive", is_flag=True, help="Read files that break the MRC standard but can be understood.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same folder.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run: repeat its command and add this.")
 def command(
     tomogram: pathlib.Path,
     tilt_range: tuple[float, float] | None,
@@ -74,26 +119,27 @@ def command(
 ) -> None:
     """Restore TOMOGRAM: a family of volumes, their mean and their spread.
 
-    Writes into OUTPUT: mean.mrc, std.mrc, samples/, wedge.mrc (the mask that was used), run.json (all settings and
-    diagnostics) and report.html (look at this first). Where std is large the family disagrees, and the mean there is a
-    guess.
+    TOMOGRAM is a reconstruction in MRC format with its missing wedge unfilled. 'cryowgen inspect' finds its tilt range
+    and axes.
+
+    Writes into the folder DIR: report.html (look at this first), mean.mrc (the restoration), std.mrc (how far the
+    volumes of the family differ: where it is large, the mean is a guess), samples/ (the family), wedge.mrc (which
+    Fourier coefficients count as measured, zero frequency in the middle) and run.json (all settings and diagnostics).
 
     Example: cryowgen restore tomo.mrc --tilt-range -60 60 --output restored
     """
     terminal = screen.terminal()
-    volumes = {
-        name: read_tomogram(path, permissive=permissive, voxel_size_override=voxel_size)
-        for name, path in (("tomogram", tomogram), ("half2", half2), ("center", center))
-        if path is not None
-    }
-    whole = volumes["tomogram"]
     angles, span = _tilts(tilt_range, tilt_angles)
+    check_geometry(span, tilt_axis, beam_axis)
+    files = {"tomogram": tomogram, "half2": half2, "center": center}
+    volumes = _volumes(files, permissive, voxel_size)
+    for note in _notes(volumes):
+        terminal.print(f"note: {note}", markup=False)
+    whole = volumes["tomogram"]
     settings: dict[str, Any] = {
-        "tomogram": str(tomogram),
-        "half2": None if half2 is None else str(half2),
-        "center": None if center is None else str(center),
+        **resuming.described(files),
         "tilt_range": span,
-        "tilt_angles": None if angles is None else [float(angle) for angle in angles],
+        "tilt_angles": None if angles is None else angles.tolist(),
         "tilt_axis": tilt_axis,
         "beam_axis": beam_axis,
         "contrast": contrast,
@@ -104,61 +150,40 @@ def command(
         "seed": seed,
         "voxel_size_angstrom": list(whole.voxel_size_angstrom),
     }
-    for name, volume in volumes.items():
-        for note in volume.notes:
-            terminal.print(f"note: {name}: {note}", markup=False)
-    cost = estimate_cost(whole.data.shape, samples, steps, warmup)
-    if resume and (output / "run.json").exists():
-        terminal.print(f"'{output}' is complete already", markup=False)
+    if resume and resuming.is_complete(output, settings):
+        terminal.print(f"'{output}' is complete already, nothing to do", markup=False)
         return
+    cost = estimate_cost(whole.data.shape, samples, steps, warmup)
+    new = not output.exists()
+    if not resume:
+        results.require_space(output, whole, samples)
     prepare_output_folder(output, resume=resume)
-    results.require_space(output, whole, samples)
-    _agree_with_interrupted(output, settings)
-    shape = " x ".join(str(n) for n in whole.data.shape)
-    terminal.print(
-        f"{shape} voxels, {samples} samples of {warmup + steps} steps: about {screen.duration(cost.seconds)}, "
-        f"{screen.size(cost.num_bytes)} of memory",
-        markup=False,
-    )
-    with screen.warnings_shown(terminal), screen.ProgressDisplay(terminal, tomogram.name) as progress:
-        restoration = restore(
-            whole.data,
-            span,
-            half2=volumes["half2"].data if "half2" in volumes else None,
-            center=volumes["center"].data if "center" in volumes else None,
-            method=method,
-            num_samples=samples,
-            key=jax.random.key(seed),
-            tilt_axis=tilt_axis,
-            beam_axis=beam_axis,
-            tilt_angles=angles,
-            contrast=contrast,
-            num_steps=steps,
-            warmup=warmup,
-            batch_size=cost.batch_size,
-            checkpoint=output / "checkpoint",
-            progress=progress,
-        )
-    _finish(output, restoration, settings, whole, terminal)
-
-
-def _finish(
-    output: pathlib.Path, restoration: Restoration, settings: dict[str, Any], whole: Tomogram, terminal: Console
-) -> None:
-    outcome = restoration.report
-    record = results.run_record(restoration, settings)
-    results.write_volumes(output, restoration, whole)
-    results.write_report(output, restoration, record, whole)
-    results.write_record(output, record)
-    (output / "settings.json").unlink(missing_ok=True)
-    shutil.rmtree(output / "checkpoint", ignore_errors=True)
-    for sentence in outcome.warnings:
-        terminal.print(f"warning: {sentence}", markup=False)
-    terminal.print(
-        f"done in {screen.duration(outcome.seconds)}; smallest effective sample size {outcome.ess:.0f}, largest split "
-        f"R-hat {outcome.r_hat:.2f}; see {output / 'report.html'}",
-        markup=False,
-    )
+    with resuming.under_way(output, settings, new=new) as checkpoint:
+        terminal.print(_plan(whole, cost, samples, steps, warmup, method), markup=False)
+        with screen.warnings_shown(terminal) as shown, screen.ProgressDisplay(terminal, tomogram.name) as progress:
+            restoration = restore(
+                whole.data,
+                span,
+                half2=volumes["half2"].data if "half2" in volumes else None,
+                center=volumes["center"].data if "center" in volumes else None,
+                method=method,
+                num_samples=samples,
+                key=jax.random.key(seed),
+                tilt_axis=tilt_axis,
+                beam_axis=beam_axis,
+                tilt_angles=angles,
+                contrast=contrast,
+                num_steps=steps,
+                warmup=warmup,
+                batch_size=cost.batch_size,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+        results.write_all(output, restoration, settings, _seen(volumes), estimated_seconds=cost.seconds)
+    for sentence in restoration.report.warnings:
+        if sentence not in shown:
+            terminal.print(f"[bold]warning:[/bold] {escape(sentence)}")
+    terminal.print(_ending(restoration, output), markup=False)
 
 
 def _tilts(
@@ -167,28 +192,64 @@ def _tilts(
     if tilt_angles is not None:
         angles = read_tilt_angles(tilt_angles)
         span = (float(angles.min()), float(angles.max()))
-        if tilt_range is not None and max(abs(a - b) for a, b in zip(span, tilt_range, strict=True)) > 1.0:
+        if tilt_range is not None and max(abs(a - b) for a, b in zip(span, tilt_range, strict=True)) > ANGLE_TOLERANCE:
             raise InputError(
                 f"the angles of '{tilt_angles}' span {span[0]:g} to {span[1]:g} degrees and --tilt-range says "
                 f"{tilt_range[0]:g} to {tilt_range[1]:g}: leave one of them out"
             )
         return angles, span
     if tilt_range is None:
-        raise InputError("no tilt range: give --tilt-range LO HI or --tilt-angles FILE (cryowgen inspect finds it)")
+        raise InputError("no tilt range: give --tilt-range LO HI or --tilt-angles FILE ('cryowgen inspect' finds it)")
     return None, tilt_range
 
 
-def _agree_with_interrupted(output: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Keep the settings of an unfinished run, and refuse to go on with others."""
-    path = output / "settings.json"
-    now = json.dumps(settings, indent=2)
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name in settings if before.get(name) != json.loads(now)[name]]
-        if different:
-            name = different[0]
+def _volumes(
+    files: Mapping[str, pathlib.Path | None], permissive: bool, voxel_size: float | None
+) -> dict[str, Tomogram]:
+    """Read the files that were given; ``InputError`` where their shapes differ."""
+    volumes = {
+        name: read_tomogram(path, permissive=permissive, voxel_size_override=voxel_size)
+        for name, path in files.items()
+        if path is not None
+    }
+    whole = volumes["tomogram"]
+    for volume in volumes.values():
+        if volume.data.shape != whole.data.shape:
             raise InputError(
-                f"the run in '{output}' was started with {name}={before.get(name)!r}, not {settings[name]!r}: resume "
-                "it with the same settings, or name another folder"
+                f"'{volume.path}' has shape (Z, Y, X) {volume.data.shape} and '{whole.path}' {whole.data.shape}: "
+                "give volumes of one shape"
             )
-    write_text_atomic(path, now + "\n")
+    return volumes
+
+
+def _seen(volumes: Mapping[str, Tomogram]) -> Tomogram:
+    """What was restored: the tomogram, or the mean of its halves."""
+    whole = volumes["tomogram"]
+    if "half2" not in volumes:
+        return whole
+    return dataclasses.replace(whole, data=0.5 * (whole.data + volumes["half2"].data))
+
+
+def _notes(volumes: Mapping[str, Tomogram]) -> Iterator[str]:
+    """What is odd about the files and does not stop the run."""
+    size = volumes["tomogram"].voxel_size_angstrom
+    for volume in volumes.values():
+        for note in volume.notes:
+            yield f"'{volume.path}': {note}"
+        if not np.allclose(volume.voxel_size_angstrom, size, rtol=SAME_VOXEL_SIZE):
+            there, here = (" x ".join(f"{edge:.4g}" for edge in edges) for edges in (volume.voxel_size_angstrom, size))
+            yield f"'{volume.path}' says voxels of {there} A, the tomogram of {here} A: the tomogram's are used"
+
+
+def _plan(whole: Tomogram, cost: Cost, samples: int, steps: int, warmup: int, method: str) -> str:
+    shape = " x ".join(str(n) for n in whole.data.shape)
+    work = f"{samples} samples" + (f" of {warmup + steps} steps" if method == METHODS[0] else "")
+    return f"{shape} voxels, {work}: about {screen.duration(cost.seconds)}, {screen.size(cost.num_bytes)} of memory"
+
+
+def _ending(restoration: Restoration, output: pathlib.Path) -> str:
+    outcome = restoration.report
+    return (
+        f"done in {screen.duration(outcome.seconds)}; effective samples {screen.number(outcome.ess, '.0f')}, "
+        f"R-hat {screen.number(outcome.r_hat, '.2f')} (1 is best); look at {output / 'report.html'}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import pathlib
@@ -13,22 +14,39 @@ import jax
 import numpy as np
 
 from cryowgen_jax import report
+from cryowgen_jax.cli import console as screen
 from cryowgen_jax.io import Tomogram, require_free_space, write_text_atomic, write_volume
 from cryowgen_jax.restoration import Restoration
 from cryowgen_jax.spatial import fourier
 
 PACKAGES = ("cryowgen-jax", "jax", "jaxlib", "flax", "blackjax", "numpy", "scipy", "mrcfile")
+NUM_SUMMARIES = 3  # volumes beside the samples
+NUM_CHECKPOINTS, VOLUMES_PER_CHECKPOINT = 3, 6  # two that are kept and the one being written; per sample, measured
 
 
 def require_space(folder: pathlib.Path, tomogram: Tomogram, num_samples: int) -> None:
-    """Refuse to start where the volumes will not fit on the disk; checkpoints count too."""
-    volumes = 2 * num_samples + 8 * num_samples + 4
-    require_free_space(folder, volumes * tomogram.data.size * 4)
+    """Refuse to start where the volumes and the checkpoints on the way to them will not fit on the disk."""
+    checkpoints = NUM_CHECKPOINTS * VOLUMES_PER_CHECKPOINT * num_samples
+    require_free_space(folder, (num_samples + NUM_SUMMARIES + checkpoints) * tomogram.data.size * 4)
+
+
+def write_all(
+    folder: pathlib.Path,
+    restoration: Restoration,
+    settings: Mapping[str, Any],
+    tomogram: Tomogram,
+    *,
+    estimated_seconds: float,
+) -> None:
+    """Write volumes and report.html, and run.json last: where it is, the run is complete."""
+    write_volumes(folder, restoration, tomogram)
+    write_report(folder, restoration, settings, tomogram)
+    record = run_record(restoration, settings, estimated_seconds)
+    write_text_atomic(folder / "run.json", json.dumps(_plain(record), indent=2, allow_nan=False) + "\n")
 
 
 def write_volumes(folder: pathlib.Path, restoration: Restoration, like: Tomogram) -> None:
     """mean.mrc, std.mrc, wedge.mrc and samples/sample_000.mrc ..., all in the frame of the tomogram."""
-    (folder / "samples").mkdir(exist_ok=True)
     for number, member in enumerate(restoration.samples):
         write_volume(folder / "samples" / f"sample_{number:03d}.mrc", member, like)
     write_volume(folder / "wedge.mrc", fourier.centred_full_spectrum(restoration.wedge, like.data.shape), like)
@@ -36,8 +54,8 @@ def write_volumes(folder: pathlib.Path, restoration: Restoration, like: Tomogram
     write_volume(folder / "mean.mrc", restoration.mean, like)
 
 
-def run_record(restoration: Restoration, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json holds: settings, versions, diagnostics, timings."""
+def run_record(restoration: Restoration, settings: Mapping[str, Any], estimated_seconds: float) -> dict[str, Any]:
+    """What run.json holds: settings, diagnostics, timings, versions, devices."""
     outcome = restoration.report._asdict()
     outcome.pop("envelope")
     outcome["wedge_found"] = restoration.report.wedge_found._asdict()
@@ -45,6 +63,11 @@ def run_record(restoration: Restoration, settings: Mapping[str, Any]) -> dict[st
     return {
         "settings": dict(settings),
         "diagnostics": outcome,
+        "timings": {
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": outcome.pop("seconds"),
+            "estimated_seconds": estimated_seconds,
+        },
         "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
     }
@@ -55,12 +78,9 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
-def write_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Write run.json; numbers that are not finite become null."""
-    write_text_atomic(folder / "run.json", json.dumps(_plain(record), indent=2) + "\n")
-
-
-def write_report(folder: pathlib.Path, restoration: Restoration, record: Mapping[str, Any], tomogram: Tomogram) -> None:
+def write_report(
+    folder: pathlib.Path, restoration: Restoration, settings: Mapping[str, Any], tomogram: Tomogram
+) -> None:
     """Write report.html."""
     outcome, size = restoration.report, float(np.mean(tomogram.voxel_size_angstrom))
     volumes = {
@@ -74,13 +94,13 @@ def write_report(folder: pathlib.Path, restoration: Restoration, record: Mapping
         volumes = {name: volume if name == "std" else -volume for name, volume in volumes.items()}
     figures = {"Slices": report.slice_figure(volumes, voxel_size_angstrom=size, spread=("std",))}
     captions = {
-        "Slices": "Density is shown bright. Compare the xz slices: the tomogram is smeared along z. Where std is "
-        "large, the samples disagree and the mean is a guess."
+        "Slices": "Density is shown bright. The tomogram is smeared along its beam axis "
+        f"({settings['beam_axis']}). Where std is large, the samples disagree and the mean is a guess."
     }
-    if (record["settings"]["tilt_axis"], record["settings"]["beam_axis"]) == ("y", "z"):
+    if (settings["tilt_axis"], settings["beam_axis"]) == ("y", "z"):
         spectra = {name: volumes[name] for name in ("tomogram", "mean", "one sample")}
         figures["Power spectra"] = report.spectrum_figure(
-            spectra, voxel_size_angstrom=size, tilt_range=tuple(record["settings"]["tilt_range"])
+            spectra, voxel_size_angstrom=size, tilt_range=tuple(settings["tilt_range"])
         )
         captions["Power spectra"] = (
             "The empty double triangle of the tomogram is its missing wedge. A sample should fill it evenly; the mean "
@@ -92,16 +112,16 @@ def write_report(folder: pathlib.Path, restoration: Restoration, record: Mapping
         ("Samples", len(restoration.samples)),
         ("Density in the tomogram", outcome.contrast),
         ("Noise", f"{outcome.noise_std:.4g} per voxel ({outcome.noise_rule})"),
-        ("Effective samples", f"{outcome.ess:.0f}", "smallest over Fourier shells; mean and std rest on as many"),
-        ("Split R-hat", f"{outcome.r_hat:.2f}", "largest over Fourier shells; 1 where chains agree"),
-        ("Time", f"{outcome.seconds:.0f} s"),
+        ("Effective samples", screen.number(outcome.ess, ".0f"), "how many independent samples mean and std rest on"),
+        ("R-hat", screen.number(outcome.r_hat, ".2f"), "1 where the chains agree; above 1.2 they need more steps"),
+        ("Time", screen.duration(outcome.seconds)),
     ]
     page = report.render_report(
         f"Restoration of {tomogram.path.name}",
         summary,
         outcome.warnings,
         figures,
-        {**record["settings"], "versions": record["versions"]},
+        {**settings, "versions": versions()},
         captions=captions,
     )
     write_text_atomic(folder / "report.html", page)

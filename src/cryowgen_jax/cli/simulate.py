@@ -6,21 +6,51 @@ import pathlib
 
 import click
 
+from cryowgen_jax.cli.options import ANGSTROM, DEGREES, PATH, RATIO, check_geometry
 from cryowgen_jax.io import new_volume, prepare_output_file
 from cryowgen_jax.simulation import SimulatedTomogram, simulate_tomogram
+from cryowgen_jax.simulation.tomogram import SMALLEST_AXIS
+
+AXIS_LENGTH = click.IntRange(min=SMALLEST_AXIS)
 
 
 @click.command()
-@click.option("--output", "-o", required=True, type=click.Path(path_type=pathlib.Path), help="Tomogram to write, .mrc.")
+@click.option("--output", "-o", required=True, type=PATH, metavar="TOMO.mrc", help="Tomogram to write.")
 @click.option(
-    "--tilt-range", nargs=2, type=float, default=(-60.0, 60.0), show_default=True, metavar="LO HI", help="Degrees."
+    "--tilt-range",
+    nargs=2,
+    type=DEGREES,
+    default=(-60.0, 60.0),
+    show_default="-60 60",
+    metavar="LO HI",
+    help="Lowest and highest tilt in degrees.",
 )
-@click.option("--snr", type=float, default=0.1, show_default=True, help="Signal over noise variance of each half.")
 @click.option(
-    "--shape", nargs=3, type=int, default=(64, 128, 128), show_default=True, metavar="Z Y X", help="Voxels, 24 or more."
+    "--snr",
+    type=RATIO,
+    default=0.1,
+    show_default=True,
+    metavar="S",
+    help="Signal-to-noise ratio of each half (variance over variance).",
 )
-@click.option("--voxel-size", type=float, default=10.0, show_default=True, help="Angstrom.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same tomogram.")
+@click.option(
+    "--shape",
+    nargs=3,
+    type=AXIS_LENGTH,
+    default=(64, 128, 128),
+    show_default="64 128 128",
+    metavar="Z Y X",
+    help=f"Voxels along each axis, {SMALLEST_AXIS} or more.",
+)
+@click.option("--voxel-size", type=ANGSTROM, default=10.0, show_default=True, metavar="A", help="Angstrom.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default="0",
+    metavar="N",
+    help="The same number makes the same tomogram.",
+)
 def command(
     output: pathlib.Path,
     tilt_range: tuple[float, float],
@@ -31,9 +61,12 @@ def command(
 ) -> None:
     """Make a tomogram with known truth: particles, a membrane and a filament in noisy solvent.
 
-    Writes four volumes: OUTPUT, the tomogram (mean of two halves), and beside it NAME_half1.mrc, NAME_half2.mrc and
-    NAME_truth.mrc. Density is bright, the beam along z, the tilt axis along y.
+    Writes four volumes: the tomogram (mean of two halves) and, beside it, TOMO_half1.mrc, TOMO_half2.mrc and
+    TOMO_truth.mrc. Density is bright, the beam along z, the tilt axis along y.
+
+    Example: cryowgen simulate --output tomo.mrc --tilt-range -50 50
     """
+    check_geometry(tilt_range)
     prepare_output_file(output)
     simulated = simulate_tomogram(shape, tilt_range, snr, seed, voxel_size)
     for path in write_simulation(simulated, output):

@@ -1,0 +1,43 @@
+"""Kinds of options that several commands share, with messages that say what to type."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any
+
+import click
+
+from cryowgen_jax.operators import wedge_mask
+
+PATH = click.Path(path_type=pathlib.Path)
+AXIS = click.Choice(["x", "y", "z"])
+_ANY_SHAPE = (2, 2, 2)
+
+
+class _Number(click.ParamType):
+    """A finite number, above a limit if there is one."""
+
+    name = "number"
+
+    def __init__(self, what: str, advice: str, above: float = -math.inf) -> None:
+        self._what, self._advice, self._above = what, advice, above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (math.isfinite(number) and number > self._above):
+            self.fail(f"{value!r} is not {self._what}: {self._advice}", param, ctx)
+        return number
+
+
+DEGREES = _Number("an angle in degrees", "give the lowest and the highest tilt, as in --tilt-range -60 60")
+ANGSTROM = _Number("a voxel size", "give a positive number of angstrom, as in --voxel-size 10", above=0.0)
+RATIO = _Number("a signal-to-noise ratio", "give a positive number, as in --snr 0.1", above=0.0)
+
+
+def check_geometry(tilt_range: tuple[float, float], tilt_axis: str = "y", beam_axis: str = "z") -> None:
+    """Raise ``InputError`` where no wedge mask can be made of these, whatever the shape of the tomogram."""
+    wedge_mask(_ANY_SHAPE, tilt_range, tilt_axis=tilt_axis, beam_axis=beam_axis)

@@ -1,0 +1,368 @@
+"""``cryowgen restore``: what it writes, what it says, and that an interrupted run loses nothing."""
+
+import errno
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import mrcfile
+import numpy as np
+import pytest
+
+import cryowgen_jax.cli.restore as restore_command
+from cryowgen_jax.chains import Progress
+from cryowgen_jax.cli import console
+from cryowgen_jax.types import InputError
+from tests.cli.command import RANGE, SHORT, cryowgen, refused
+from tests.cli.conftest import ORIGIN, SHAPE, STARTS, VOXEL, hard_wedge
+from tests.io.raw import field, is_strictly_valid, labels, mrc_bytes
+
+SAMPLES = ["samples/sample_000.mrc", "samples/sample_001.mrc"]
+VOLUMES = ["mean.mrc", "std.mrc", "wedge.mrc", *SAMPLES]
+
+
+def volume(path):
+    """(Z, Y, X) of a file with columns along Z, rows along X and sections along Y."""
+    with mrcfile.open(path) as mrc:
+        return np.array(mrc.data).transpose(2, 0, 1)
+
+
+def contents(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def record(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads((folder / "run.json").read_text(), parse_constant=refuse)
+
+
+def stopping(monkeypatch, at):
+    """Press Ctrl-C when the progress that ``at`` accepts is reported."""
+    genuine = restore_command.restore
+
+    def interrupted(*arguments, progress, **options):
+        def report(now):
+            progress(now)
+            if at(now):
+                raise KeyboardInterrupt
+
+        return genuine(*arguments, progress=report, **options)
+
+    monkeypatch.setattr(restore_command, "restore", interrupted)
+
+
+class TestFiles:
+    def test_which(self, restored):
+        assert contents(restored.folder) == sorted([*VOLUMES, "report.html", "run.json"])
+
+    @pytest.mark.parametrize("name", VOLUMES)
+    def test_frame_is_that_of_the_tomogram(self, restored, files, name):
+        path = restored.folder / name
+        assert is_strictly_valid(path)
+        assert volume(path).shape == SHAPE
+        nz, ny, nx = SHAPE
+        stored = {"nx": nz, "ny": nx, "nz": ny, "mx": nx, "my": ny, "mz": nz, "mode": 2, "ispg": 1}
+        for item, value in {**stored, "mapc": 3, "mapr": 1, "maps": 2, **STARTS, **ORIGIN}.items():
+            assert field(path, item) == value, item
+        assert [field(path, f"cella_{axis}") for axis in "xyz"] == [nx * VOXEL, ny * VOXEL, nz * VOXEL]
+        assert labels(path)[0] == b"from the microscope"
+
+    def test_volumes_are_what_the_library_returned(self, restored):
+        given = restored.restoration
+        np.testing.assert_array_equal(volume(restored.folder / "mean.mrc"), given.mean)
+        np.testing.assert_array_equal(volume(restored.folder / "std.mrc"), given.std)
+        for name, member in zip(SAMPLES, given.samples, strict=True):
+            np.testing.assert_array_equal(volume(restored.folder / name), member)
+        assert given.std.min() >= 0
+        assert not np.array_equal(*given.samples)
+
+    def test_wedge_is_centred_and_whole(self, restored):
+        wedge = volume(restored.folder / "wedge.mrc")
+        np.testing.assert_array_equal(wedge, hard_wedge(SHAPE))
+        assert wedge[tuple(n // 2 for n in SHAPE)] == 1
+        assert wedge[0, SHAPE[1] // 2, SHAPE[2] // 2] == 0
+
+    def test_measured_part_follows_the_data(self, restored, files):
+        wedge = np.fft.ifftshift(hard_wedge(SHAPE))
+        seen, found, truth = (
+            np.fft.fftn(array)
+            for array in (volume(files.tomogram), volume(restored.folder / "mean.mrc"), mrcfile.read(files.truth))
+        )
+        low = sum(np.meshgrid(*(np.fft.fftfreq(n) ** 2 for n in SHAPE), indexing="ij")) < 0.15**2
+        low[0, 0, 0] = False
+
+        def correlation(a, b, where):
+            return np.vdot(a[where], b[where]).real / np.linalg.norm(a[where]) / np.linalg.norm(b[where])
+
+        assert correlation(seen, found, low & wedge) > 0.95
+        assert correlation(truth, found, low & ~wedge) > 0.2
+
+    def test_record(self, restored, files):
+        found = record(restored.folder)
+        settings = {"tilt_range": [-60, 60], "samples": 2, "steps": 4, "warmup": 4, "seed": 0, "tilt_axis": "y"}
+        settings |= {"method": "cryowgen_langevin", "half2": None, "tilt_angles": None, "contrast": "auto"}
+        settings |= {"tomogram": str(files.tomogram), "voxel_size_angstrom": [VOXEL] * 3}
+        assert {name: found["settings"][name] for name in settings} == settings
+        assert {"python", "cryowgen-jax", "jax", "numpy"} <= set(found["versions"])
+        assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+        assert found["diagnostics"]["contrast"] == "bright"
+        assert found["diagnostics"]["wedge_found"]["beam_axis"] == "z"
+        assert found["diagnostics"]["weights"] == [0.5, 0.5]
+        assert found["diagnostics"]["r_hat"] is None  # too few steps
+        assert found["timings"]["seconds"] > 0
+        assert found["timings"]["estimated_seconds"] > 0
+        assert found["devices"]
+
+    def test_report(self, restored):
+        page = (restored.folder / "report.html").read_text()
+        words = re.sub(r"base64,[^\"]*", "", page)
+        assert "Restoration of tomogram.mrc" in words
+        assert "too short to say whether they have converged" in words
+        assert "nan" not in words
+        assert "Power spectra" in words
+        assert page.count("data:image/png;base64,") == 2
+
+
+class TestWords:
+    def test_plan_before_and_summary_after(self, restored):
+        lines = restored.outcome.err.splitlines()
+        assert restored.outcome.out == ""
+        assert re.fullmatch(
+            r"24 x 32 x 28 voxels, 2 samples of 8 steps: about \d+ (s|min), \d+ MiB of memory", lines[0]
+        )
+        assert any(re.fullmatch(r"tomogram.mrc: estimating the model, step \d+ of \d+.*", line) for line in lines)
+        assert any(re.fullmatch(r"tomogram.mrc: sampling, step 8 of 8, acceptance 1.00", line) for line in lines)
+        assert sum("too short" in line for line in lines) == 1
+        assert lines[-1].endswith(f"look at {restored.folder / 'report.html'}")
+        assert "effective samples -, R-hat -" in lines[-1]
+        assert "" not in lines
+
+    def test_contradiction_comes_before_the_work(self, files, tmp_path, monkeypatch):
+        stopping(monkeypatch, at=lambda now: True)
+        outcome = cryowgen("restore", files.tomogram, "--tilt-range", -60, 45, *SHORT, "-o", tmp_path / "out")
+        assert outcome.status == 130
+        warning = [
+            line for line in outcome.err.splitlines() if line.startswith("warning: the missing wedge looks like")
+        ]
+        assert len(warning) == 1
+        assert "-60 to 45 degrees" in warning[0]
+        assert warning[0].endswith("check the tilt range")
+
+    def test_importance_sampling_and_contradiction_are_said_once(self, files, tmp_path, no_pictures):
+        command = ("restore", files.tomogram, "--tilt-range", -60, 45, *SHORT, "--method", "cryowgen_mc")
+        outcome = cryowgen(*command, "-o", tmp_path / "out")
+        assert outcome.status == 0
+        warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
+        assert len(warnings) == 2, outcome.err
+        assert "looks like" in warnings[0]
+        assert "use cryowgen_langevin" in warnings[1]
+        assert len(record(tmp_path / "out")["diagnostics"]["warnings"]) == 2
+        wedge = volume(tmp_path / "out" / "wedge.mrc")
+        inner = (slice(1, None), slice(None), slice(1, None))  # tilts of either sign meet in the Nyquist planes
+        np.testing.assert_array_equal(wedge[inner], hard_wedge(SHAPE, high=45.0)[inner])
+        assert not np.array_equal(wedge[inner], hard_wedge(SHAPE, low=-45.0, high=60.0)[inner])
+
+    def test_time_left(self, capsys):
+        display = console.ProgressDisplay(console.terminal(), "tomo.mrc")
+        with display as report:
+            report(Progress("warm-up", 100, 200, 0.9, 50.0))  # of a resumed run: 100 steps were done before
+            report(Progress("unrecorded", 120, 200, 0.9, 60.0))
+            console.SECONDS_BETWEEN_LINES, before = 0.0, console.SECONDS_BETWEEN_LINES
+            report(Progress("sampling", 150, 200, 0.8, 75.0))
+            console.SECONDS_BETWEEN_LINES = before
+            report(Progress("sampling", 200, 200, 0.7, 100.0))
+        assert capsys.readouterr().err.splitlines() == [
+            "tomo.mrc: warm-up, step 100 of 200, acceptance 0.90",
+            "tomo.mrc: sampling, step 150 of 200, acceptance 0.80, 25 s left",
+            "tomo.mrc: sampling, step 200 of 200, acceptance 0.70",
+        ]
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"), [(0, "1 s"), (89, "89 s"), (91, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
+    )
+    def test_duration(self, seconds, words):
+        assert console.duration(seconds) == words
+
+
+class TestOptions:
+    def test_everything_at_once(self, files, tmp_path):
+        half1, half2, center = (tmp_path / f"{name}.mrc" for name in ("half1", "half2", "center"))
+        for path, source in ((half1, files.half1), (half2, files.half2), (center, files.truth)):
+            path.write_bytes(mrc_bytes(-mrcfile.read(source), voxel=9.0 if path == center else VOXEL))
+        command = ("restore", half1, "--half2", half2, "--center", center, "--tilt-angles", files.tilts)
+        outcome = cryowgen(*command, "--contrast", "dark", *SHORT, "--seed", 4, "-o", tmp_path / "out")
+        assert outcome.status == 0, outcome.err
+        assert f"note: '{center}' says voxels of 9 x 9 x 9 A" in outcome.err
+        found = record(tmp_path / "out")
+        assert found["diagnostics"]["contrast"] == "dark"
+        assert found["diagnostics"]["noise_rule"] != "white, from the weakest shells"
+        angles = [float(line) for line in files.tilts.read_text().split()]
+        assert found["settings"]["tilt_angles"] == angles
+        assert found["settings"]["tilt_range"] == [-60, 60]
+        assert (found["settings"]["half2"], found["settings"]["center"]) == (str(half2), str(center))
+        wedge, mean = (mrcfile.read(tmp_path / "out" / f"{name}.mrc") for name in ("wedge", "mean"))
+        assert wedge[tuple(n // 2 for n in SHAPE)] > 0
+        assert 0 == wedge.min() < wedge.max() <= 1
+        middle = [n // 2 for n in SHAPE]
+        gap, opposite = (wedge[middle[0] + 6, middle[1], middle[2] + sign * 12] for sign in (1, -1))
+        assert gap == 0 < opposite  # 27 degrees on either side
+        truth = mrcfile.read(files.truth)
+        assert np.corrcoef(mean.ravel(), truth.ravel())[0, 1] < -0.5
+
+    def test_seed_and_contrast(self, restored, files, tmp_path, no_pictures):
+        """Another seed, other samples; a tomogram with its sign turned is found to be dark."""
+        path = tmp_path / "dark.mrc"
+        path.write_bytes(mrc_bytes(-volume(files.tomogram), voxel=VOXEL))
+        assert cryowgen("restore", path, *RANGE, *SHORT, "--seed", 1, "-o", tmp_path / "out").status == 0
+        assert record(tmp_path / "out")["diagnostics"]["contrast"] == "dark"
+        mean = mrcfile.read(tmp_path / "out" / "mean.mrc")
+        assert not np.array_equal(mrcfile.read(tmp_path / "out" / SAMPLES[0]), -restored.restoration.samples[0])
+        assert np.corrcoef(mean.ravel(), restored.restoration.mean.ravel())[0, 1] < -0.7
+
+    def test_report_of_other_axes_and_half_maps(self, restored, files, tmp_path):
+        """No spectra where the figure's axes would be wrong; the halves' mean is what is shown."""
+        settings = record(restored.folder)["settings"] | {"tilt_axis": "x"}
+        whole = restore_command.read_tomogram(files.tomogram)
+        restore_command.results.write_report(tmp_path, restored.restoration, settings, whole)
+        assert "Power spectra" not in (tmp_path / "report.html").read_text()
+        halves = {name: restore_command.read_tomogram(files._asdict()[name]) for name in ("half1", "half2")}
+        seen = restore_command._seen({"tomogram": halves["half1"], "half2": halves["half2"]})
+        np.testing.assert_allclose(seen.data, whole.data, atol=1e-5)
+        assert seen.path == halves["half1"].path
+
+
+class TestResuming:
+    def test_interrupted_and_resumed(self, restored, files, tmp_path, monkeypatch):
+        """The same bytes as the run that was left alone."""
+        command = (*restored.arguments, "--output", tmp_path / "out")
+        with monkeypatch.context() as patch:
+            stopping(patch, at=lambda now: now.phase == "warm-up" and now.step == 2)
+            outcome = cryowgen(*command)
+        assert outcome.status == 130
+        assert outcome.err.splitlines()[-1] == (
+            "cryowgen: interrupted: repeat the command with --resume to go on from here"
+        )
+        assert (tmp_path / "out" / "checkpoint").is_dir()
+        assert not list((tmp_path / "out").rglob("*.mrc"))
+        assert "not empty" in refused(*command)
+
+        line = refused(*command, "--resume", "--samples", "3")
+        assert "--samples 2, not --samples 3" in line
+        assert "same settings" in line
+
+        steps = []
+        with monkeypatch.context() as patch:
+            stopping(patch, at=lambda now: steps.append((now.phase, now.step)))
+            outcome = cryowgen(*command, "--resume")
+        assert outcome.status == 0, outcome.err
+        assert min(step for phase, step in steps if phase in ("warm-up", "sampling")) > 2  # it went on from there
+        for name in VOLUMES:
+            assert (tmp_path / "out" / name).read_bytes() == (restored.folder / name).read_bytes(), name
+        assert contents(tmp_path / "out") == contents(restored.folder)
+
+    def test_complete_already(self, restored, no_work):
+        before = {name: (restored.folder / name).read_bytes() for name in contents(restored.folder)}
+        command = (*restored.arguments, "--output", restored.folder, "--resume")
+        outcome = cryowgen(*command)
+        assert (outcome.status, outcome.out) == (0, "")
+        assert outcome.err == f"'{restored.folder}' is complete already, nothing to do\n"
+        assert "--seed 0, not --seed 3" in refused(*command, "--seed", 3)
+        assert "--tilt-range -60 60, not --tilt-range -50 60" in refused(*command, "--tilt-range", -50, 60)
+        assert "not empty" in refused(*command[:-1])
+        assert {name: (restored.folder / name).read_bytes() for name in contents(restored.folder)} == before
+
+    def test_other_files(self, restored, files, tmp_path, no_work):
+        """A tomogram that has moved is the same one; another one under the same name is not, nor is a half less."""
+        moved = tmp_path / "moved.mrc"
+        moved.write_bytes(files.tomogram.read_bytes())
+        command = ("restore", moved, *RANGE, *SHORT, "--output", restored.folder, "--resume")
+        assert cryowgen(*command).status == 0
+        assert f"no --half2, not --half2 {files.half2}" in refused(*command, "--half2", files.half2)
+        moved.write_bytes(mrc_bytes(mrcfile.read(files.half1), voxel=VOXEL))
+        line = refused(*command)
+        assert f"another tomogram ({files.tomogram}, not {moved})" in line
+        assert "same files" in line
+        before = record(restored.folder)
+        before["settings"] |= {"half2": "half2.mrc", "half2_sha256": "0" * 64}
+        (tmp_path / "run.json").write_text(json.dumps(before))
+        command = (*restored.arguments, "--output", tmp_path, "--resume")
+        assert "--half2 half2.mrc, not no --half2" in refused(*command)
+
+    def test_damaged_settings(self, files, tmp_path, no_work):
+        (tmp_path / "out").mkdir()
+        for content in ("", "[]", "{"):
+            (tmp_path / "out" / "settings.json").write_text(content)
+            line = refused("restore", files.tomogram, *RANGE, "-o", tmp_path / "out", "--resume")
+            assert "settings.json' is damaged: delete the folder" in line
+
+    def test_resume_of_nothing_starts(self, files, tmp_path, monkeypatch):
+        stopping(monkeypatch, at=lambda now: True)
+        command = ("restore", files.tomogram, *RANGE, *SHORT, "-o", tmp_path / "out", "--resume")
+        assert cryowgen(*command).status == 130
+        assert contents(tmp_path / "out") == ["settings.json"]
+
+    def test_disk_full_at_the_end(self, restored, tmp_path, monkeypatch):
+        """No half-written file, and what was computed is not computed again."""
+        command = (*restored.arguments, "--output", tmp_path / "out")
+        replace = os.replace
+
+        def full(source, target):
+            if pathlib.Path(target).name == "std.mrc":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            outcome = cryowgen(*command)
+        assert outcome.status == 2
+        line = outcome.err.splitlines()[-1]
+        for word in (str(tmp_path / "out" / "std.mrc"), "disk is full", "free some space", "--resume"):
+            assert word in line
+        left = [name for name in contents(tmp_path / "out") if not name.startswith("checkpoint")]
+        assert left == [*SAMPLES, "settings.json", "wedge.mrc"]
+        for name in (*SAMPLES, "wedge.mrc"):
+            assert (tmp_path / "out" / name).read_bytes() == (restored.folder / name).read_bytes()
+
+        steps = []
+        stopping(monkeypatch, at=lambda now: steps.append(now.phase) if now.phase != console.FITTING else None)
+        assert cryowgen(*command, "--resume").status == 0
+        assert steps == []
+        assert contents(tmp_path / "out") == contents(restored.folder)
+        for name in VOLUMES:
+            assert (tmp_path / "out" / name).read_bytes() == (restored.folder / name).read_bytes()
+
+    def test_disk_full_on_the_way(self, files, tmp_path, monkeypatch):
+        def full(*_, checkpoint, **__):
+            (checkpoint / "3").mkdir(parents=True)
+            raise InputError("cannot write the checkpoint, the disk is full: free some space")
+
+        monkeypatch.setattr(restore_command, "restore", full)
+        outcome = cryowgen("restore", files.tomogram, *RANGE, *SHORT, "-o", tmp_path / "out")
+        assert outcome.status == 2
+        assert outcome.err.splitlines()[-1].endswith(
+            "free some space; repeat the command with --resume to keep what was computed"
+        )
+        assert (tmp_path / "out" / "checkpoint" / "3").is_dir()
+
+    @pytest.mark.slow
+    def test_a_real_signal(self, files, tmp_path):
+        command = [sys.executable, "-m", "cryowgen_jax.cli", "restore", str(files.tomogram), *RANGE]
+        command += ["--samples", "2", "--steps", "5000", "--output", str(tmp_path / "out")]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if "warm-up" in line:
+                    break
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            rest = process.stderr.read()
+        assert process.returncode == 130, rest
+        assert rest.splitlines()[-1].endswith("repeat the command with --resume to go on from here")
+        assert "Traceback" not in rest
+        assert "settings.json" in contents(tmp_path / "out")

@@ -1,0 +1,56 @@
+"""``cryowgen simulate``: the files it leaves."""
+
+import mrcfile
+import numpy as np
+import pytest
+
+from tests.cli.command import cryowgen
+from tests.io.raw import field, is_strictly_valid
+
+SMALL = ("--shape", "24", "28", "32")
+
+
+def volume(path):
+    with mrcfile.open(path) as mrc:
+        return np.array(mrc.data)
+
+
+def test_files(tmp_path):
+    path = tmp_path / "new" / "tomo.mrc"
+    outcome = cryowgen("simulate", "--output", path, *SMALL, "--voxel-size", "8", "--tilt-range", "-50", "40")
+    assert (outcome.status, outcome.err) == (0, "")
+    paths = [path, *(path.with_name(f"tomo_{name}.mrc") for name in ("half1", "half2", "truth"))]
+    assert outcome.out.splitlines() == [f"wrote {name}" for name in paths]
+    assert sorted(path.parent.iterdir()) == sorted(paths)
+    for name in paths:
+        assert is_strictly_valid(name)
+        assert volume(name).shape == (24, 28, 32)
+        assert volume(name).dtype == np.float32
+        assert [field(name, f"cella_{axis}") for axis in "xyz"] == [256, 224, 192]
+    half1, half2, truth = map(volume, paths[1:])
+    np.testing.assert_allclose(volume(path), 0.5 * (half1 + half2), atol=1e-5)
+    assert np.corrcoef(half1.ravel(), truth.ravel())[0, 1] > 0.1
+    assert not np.array_equal(half1, half2)
+    measured, beyond = (np.abs(np.fft.fftn(half1))[kz, :, kx].mean() for kz, kx in ((1, 2), (4, -3)))
+    assert beyond < 1e-3 * measured  # 53 degrees, on the side that was tilted to -50 only
+    assert np.abs(np.fft.fftn(half1))[4, :, 3].mean() < 1e-3 * measured  # and to 40 only
+
+
+def test_seed(tmp_path):
+    def content(name, *options):
+        assert cryowgen("simulate", "-o", tmp_path / name, *SMALL, *options).status == 0
+        return (tmp_path / name).read_bytes()
+
+    first = content("a.mrc", "--seed", "5")
+    assert content("b.mrc", "--seed", "5") == first
+    assert content("c.mrc", "--seed", "6") != first
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.05, 0.5)])
+def test_signal_to_noise(tmp_path, low, high):
+    for snr in (low, high):
+        assert cryowgen("simulate", "-o", tmp_path / f"{snr}.mrc", *SMALL, "--snr", snr).status == 0
+    truth = volume(tmp_path / f"{low}_truth.mrc")
+    np.testing.assert_array_equal(truth, volume(tmp_path / f"{high}_truth.mrc"))
+    noise = [volume(tmp_path / f"{snr}_half1.mrc") - volume(tmp_path / f"{snr}_half2.mrc") for snr in (low, high)]
+    assert noise[0].var() / noise[1].var() == pytest.approx(high / low, rel=1e-3)
