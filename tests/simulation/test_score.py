@@ -53,6 +53,16 @@ def test_perfect_estimate(scene, gain):
     assert score.effective_samples == 1
 
 
+def test_one_member_with_all_the_weight_has_no_spread(scene):
+    mean, truth, members = scene
+    alone = np.eye(MEMBERS)[0]
+    errors = wedge_errors(truth, mean, members, alone, hard_mask())
+    assert np.isnan(errors.spread).all()
+    assert np.isfinite(errors.error).all()
+    assert np.isnan(coverage_curve(errors, np.array([0.5, 0.95]))).all()
+    assert np.isnan(score_family(truth, mean, members, alone, hard_mask()).coverage_95)
+
+
 def test_estimate_with_nothing_in_the_wedge(scene):
     _, truth, _ = scene
     mask = hard_mask()

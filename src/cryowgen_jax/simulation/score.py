@@ -17,6 +17,7 @@ from cryowgen_jax.types import InputError
 
 HIGHEST_FREQUENCY = 0.25  # cycles per voxel
 
+_ALONE = 1 - 1e-6  # sum of squared weights from which one member has all the weight and there is no spread
 _ROUNDING = 1e-10  # of the truth's energy: an estimate with less holds float32 rounding and no density
 
 
@@ -62,7 +63,8 @@ class WedgeErrors(NamedTuple):
     error
         Truth less the weighted mean of the samples.
     spread
-        Standard deviation that the error should have, were the truth one more member of the family.
+        Standard deviation that the error should have, were the truth one more member of the family; nan where one
+        member has all the weight.
     """
 
     error: np.ndarray
@@ -106,7 +108,7 @@ def score_family(
     energy = _ratio(_inner(e, e, scene.wedge), _inner(v, v, scene.wedge))
     concentration = float(np.sum(weights**2))
     ratio = coverage = correlation = float("nan")
-    if concentration < 1 - 1e-6 and scene.wedge.any():
+    if concentration < _ALONE and scene.wedge.any():
         errors = _wedge_errors(scene, samples)
         spread = errors.spread.astype(np.float64)
         size = np.abs(errors.error).astype(np.float64)
@@ -133,7 +135,12 @@ def wedge_errors(
 
 
 def coverage_curve(errors: WedgeErrors, nominal: np.ndarray) -> np.ndarray:
-    """Share of voxels where |error| is within the central Gaussian interval of each probability in ``nominal``."""
+    """Share of voxels where |error| is within the central Gaussian interval of each probability in ``nominal``.
+
+    nan where the spread is not defined.
+    """
+    if np.isnan(errors.spread).any():
+        return np.full(np.shape(nominal), np.nan)
     inside = ndtri(0.5 + 0.5 * np.asarray(nominal, np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise = np.abs(errors.error.astype(np.float64)) / errors.spread
@@ -169,8 +176,8 @@ def _wedge_errors(scene: _Scene, samples: np.ndarray) -> WedgeErrors:
     for weight, sample in zip(scene.weights, samples, strict=True):
         difference = (np.float32(scene.gain) * _spectrum(sample) - centre) * inside
         variance += weight * np.asarray(irfftn(jnp.asarray(difference), shape)) ** 2
-    concentration = np.sum(scene.weights**2)
-    variance *= (1 + concentration) / (1 - concentration)
+    concentration = float(np.sum(scene.weights**2))
+    variance *= (1 + concentration) / (1 - concentration) if concentration < _ALONE else np.nan
     error = np.asarray(irfftn(jnp.asarray((scene.truth - centre) * inside), shape))
     return WedgeErrors(error, np.sqrt(variance).astype(np.float32))
 
