@@ -127,6 +127,8 @@ def test_the_posterior_weighs_data_by_the_noise():
     assert posterior.data_weight == pytest.approx(
         1 / np.average(model.shells.spread(model.noise), weights=model.shells.weight), rel=1e-4
     )
+    quadratic = posterior.witness.terms[0].curvature + posterior.prior_precision
+    np.testing.assert_allclose(quadratic, 1 / model.shells.spread(model.particle), rtol=1e-4)
     seen = np.fft.rfftn(np.asarray(posterior.observation), norm="ortho")
     expected = np.asarray(posterior.decoder.transfer) * model.observation
     np.testing.assert_allclose(seen, expected, atol=1e-4 * np.abs(expected).max())
@@ -183,7 +185,9 @@ def test_starts_have_the_spread_of_their_kind_of_voxel(kind):
     envelope = np.full(SHAPE, 1.0 if kind == "solvent" else 0.0, np.float32)
     model = dataclasses.replace(model, envelope=envelope)
     mean = jnp.full(SHAPE, 0.3)
-    draws = [np.asarray(model.draw_near(jax.random.key(i), mean, MASK)) - 0.3 for i in range(6)]
+    draws = [
+        np.asarray(model.draw_near(jax.random.normal(jax.random.key(i), SHAPE), mean, MASK)) - 0.3 for i in range(6)
+    ]
     precision = MASK / model.shells.spread(model.noise) + 1 / model.shells.spread(model.particle)
     if kind == "solvent":
         precision = precision + 1 / model.shells.spread(model.solvent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from cryowgen_jax.methods.family import Family
 from cryowgen_jax.potentials import FourierGaussian, Posterior, data_fit, gaussian_part
-from cryowgen_jax.samplers import WeightedFamily, bind, weigh
+from cryowgen_jax.samplers import WeightedFamily, as_pytree, bind, weigh
 from cryowgen_jax.types import Array, PRNGKey
 
 Reference = Literal["gaussian", "conditional_prior"]
@@ -55,6 +56,8 @@ def importance_sample(
     """
     if num_candidates < 1 or batch_size < 1:
         raise ValueError(f"num_candidates={num_candidates}, batch_size={batch_size}: give at least 1 of each")
+    witness, decoder = as_pytree(posterior.witness), as_pytree(posterior.decoder)
+    posterior = dataclasses.replace(posterior, witness=witness, decoder=decoder)
     if reference == "gaussian":
         gaussian = gaussian_part(posterior)
         return weigh(key, bind(_draw, gaussian), posterior.witness, gaussian.log_integral, num_candidates, batch_size)

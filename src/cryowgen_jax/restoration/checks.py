@@ -13,7 +13,15 @@ CONTRASTS = ("auto", "bright", "dark")
 ANGLE_TOLERANCE = 1.0  # degrees between the outermost tilts and the range that was stated
 
 
-def check_options(method: str, witness: object, contrast: str, num_samples: int, num_steps: int, warmup: int) -> None:
+def check_options(
+    method: str,
+    witness: object,
+    contrast: str,
+    num_samples: int,
+    num_steps: int,
+    warmup: int,
+    tile_shape: tuple[int, int, int] | None,
+) -> None:
     """Refuse options that mean nothing, or a family of one."""
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known: give one of {', '.join(METHODS)}")
@@ -21,6 +29,8 @@ def check_options(method: str, witness: object, contrast: str, num_samples: int,
         raise InputError(f"contrast {contrast!r} is not known: give one of {', '.join(CONTRASTS)}")
     if not (callable(witness) or witness == "default"):
         raise InputError(f'witness {witness!r} cannot be called: give "default" or a function of one volume')
+    if tile_shape is not None and method != "cryowgen_langevin":
+        raise InputError(f"method {method!r} works on the tomogram as one box: leave out tile_shape")
     if num_samples < 2:
         raise InputError(f"num_samples={num_samples}: a family has at least 2 members")
     if num_steps < 1 or warmup < 0:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from cryowgen_jax.restoration.restore import NUM_FIT_STEPS
+from cryowgen_jax.restoration.draws import NUM_FIT_STEPS
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import InputError
 

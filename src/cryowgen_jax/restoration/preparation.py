@@ -32,15 +32,15 @@ class Frame:
     def prepare(self, tomogram: np.ndarray) -> Array:
         """Standardised periodic part of a tomogram of the same frame (a second half, a centre)."""
         part = (np.asarray(tomogram, np.float32)[self.region] - self.level) / self.scale
-        return jnp.asarray(part if self.periodic else part - _smooth_part(part), jnp.float32)
+        return jnp.asarray(part if self.periodic else part - smooth_part(part), jnp.float32)
 
-    def restore(self, volume: Array, tomogram: np.ndarray) -> np.ndarray:
+    def restore(self, volume: Array | np.ndarray, tomogram: np.ndarray) -> np.ndarray:
         """A prepared volume in the units of the tomogram, whose own values stay outside of the region."""
         full = np.array(tomogram, np.float32)
         full[self.region] = (np.asarray(volume) + self.smooth) * self.scale + self.level
         return full
 
-    def restore_spread(self, std: Array) -> np.ndarray:
+    def restore_spread(self, std: Array | np.ndarray) -> np.ndarray:
         """A standard deviation in the units of the tomogram; 0 outside of the region, where nothing was restored."""
         return self.fill(np.asarray(std) * abs(self.scale))
 
@@ -81,7 +81,7 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True, periodic: bool = Fals
     level, spread = float(np.median(part)), float(part.std(dtype=np.float64))
     scale = spread if bright else -spread
     standard = (part - level) / scale
-    smooth = np.zeros_like(standard) if periodic else _smooth_part(standard)
+    smooth = np.zeros_like(standard) if periodic else smooth_part(standard)
     return Frame(volume.shape, region, scale, level, smooth, periodic)
 
 
@@ -105,7 +105,7 @@ def _data_region(volume: np.ndarray) -> tuple[slice, ...]:
         region = smaller
 
 
-def _smooth_part(volume: np.ndarray) -> np.ndarray:
+def smooth_part(volume: np.ndarray) -> np.ndarray:
     r"""Smooth component of Moisan's periodic-plus-smooth decomposition (J. Math. Imaging Vis. 2011).
 
     The jump v between opposite faces is spread harmonically over the volume,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +19,7 @@ from cryowgen_jax.potentials import Posterior, QuadraticWitness, SolventWitness,
 from cryowgen_jax.restoration import spectra
 from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, PRNGKey
+from cryowgen_jax.types import Array
 
 BLUR = 1.5  # voxels, before solvent is told from particle
 # Solvent lies between -BELOW and a threshold, in its own standard deviation after the blur. The threshold tightens from
@@ -34,7 +33,10 @@ RELATIVE_TETHER = 0.5  # beta as a share of the smallest 1 / P_p
 
 @dataclasses.dataclass(frozen=True)
 class SolventModel:
-    """Spectra per shell, envelope and level; ``noise_rule`` says where N comes from."""
+    """Spectra per shell, envelope and level; ``noise_rule`` says where N comes from.
+
+    In a ``frozen`` model all but the envelope stays as it is.
+    """
 
     shells: Shells
     halves: tuple[np.ndarray, ...]
@@ -45,6 +47,7 @@ class SolventModel:
     particle: np.ndarray
     envelope: np.ndarray
     level: float
+    frozen: bool = False
 
     @property
     def observation(self) -> np.ndarray:
@@ -86,12 +89,15 @@ class SolventModel:
             jnp.asarray(self.prior_precision),
         )
 
-    def draw_near(self, key: PRNGKey, mean: Array, mask: np.ndarray) -> Array:
-        """A start for a chain: ``mean`` with the spread that each voxel would have were all voxels of its kind."""
+    def draw_near(self, noise: Array, mean: Array, mask: np.ndarray) -> Array:
+        """A start for a chain: ``mean`` with the spread that each voxel would have were all voxels of its kind.
+
+        ``noise`` is white, of unit variance, one volume.
+        """
         data, inside = mask / self.shells.spread(self.noise), 1 / self.shells.spread(self.particle)
-        noise = fourier.rfftn(jax.random.normal(key, mean.shape, mean.dtype))
-        loose = fourier.irfftn(noise / np.sqrt(data + inside), mean.shape)
-        tight = fourier.irfftn(noise / np.sqrt(data + inside + 1 / self.shells.spread(self.solvent)), mean.shape)
+        spectrum = fourier.rfftn(noise)
+        loose = fourier.irfftn(spectrum / np.sqrt(data + inside), mean.shape)
+        tight = fourier.irfftn(spectrum / np.sqrt(data + inside + 1 / self.shells.spread(self.solvent)), mean.shape)
         return mean + (1 - self.envelope) * loose + self.envelope * tight
 
 
@@ -133,6 +139,15 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     return update(model, estimate, THRESHOLDS[0])
 
 
+def like(model: SolventModel, halves: tuple[Array, ...]) -> SolventModel:
+    """The model of a neighbouring tile of the same shape: spectra and level of this one, another envelope."""
+    parts = tuple(np.asarray(fourier.rfftn(half)) * model.shells.mask for half in halves)
+    other = dataclasses.replace(model, halves=parts, frozen=True)
+    wiener = model.shells.spread(model.signal / (model.signal + model.noise))
+    estimate = np.asarray(fourier.irfftn(jnp.asarray(other.observation * wiener), model.shells.shape))
+    return update(other, estimate, THRESHOLDS[0])
+
+
 def update(model: SolventModel, mean: np.ndarray, threshold: float) -> SolventModel:
     """Model after a look at the posterior mean: envelope, level, solvent and particle spectra, and coloured noise.
 
@@ -141,17 +156,27 @@ def update(model: SolventModel, mean: np.ndarray, threshold: float) -> SolventMo
     shells = model.shells
     blurred = spectra.blur(mean, BLUR)
     level, spread = spectra.solvent_level(blurred)
+    if model.frozen:
+        level = model.level
     if model.solvent.any():
         passed = np.exp(-4 * np.pi**2 * BLUR**2 * fourier.radial_frequency(shells.shape) ** 2)
         multiplicity = np.broadcast_to(fourier.multiplicity(shells.shape), passed.shape)
         spread = float(np.sqrt(np.average(passed * shells.spread(model.solvent), weights=multiplicity)))
-    envelope = _envelope((blurred - level) / max(spread, 1e-12), threshold)
-    flat = float(np.mean(envelope**2))
+    model = dataclasses.replace(
+        model, envelope=_envelope((blurred - level) / max(spread, 1e-12), threshold), level=level
+    )
+    return model if model.frozen else _with_moments(model, mean)
+
+
+def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
+    """Spectra of solvent, particles and coloured noise: moments of the data under the envelope, wedge filled."""
+    shells = model.shells
+    flat = float(np.mean(model.envelope**2))
     filling = np.asarray(fourier.rfftn(jnp.asarray(mean))) * (1 - shells.mask)
 
     def masked(part: np.ndarray) -> np.ndarray:
         volume = np.asarray(fourier.irfftn(jnp.asarray(part + filling), shells.shape))
-        return np.asarray(fourier.rfftn(jnp.asarray(envelope * (volume - level))))
+        return np.asarray(fourier.rfftn(jnp.asarray(model.envelope * (volume - model.level))))
 
     noise, signal, gain = model.noise, model.signal, SOLVENT_GAIN
     if model.noise_rule.startswith("coloured"):
@@ -170,18 +195,11 @@ def update(model: SolventModel, mean: np.ndarray, threshold: float) -> SolventMo
         solvent = np.maximum(cross, 0.5 * total / np.sqrt(np.maximum(shells.count * flat, 1)))
         solvent[0] = solvent[1]
         solvent = _positive(shells.plateau(np.minimum(solvent, signal)))
-    filled = max(float(np.mean((1 - envelope) ** 2)), 0.02)
+    filled = max(float(np.mean((1 - model.envelope) ** 2)), 0.02)
     particle = np.maximum((signal - flat * solvent) / filled, solvent)
     particle[0] = particle[1]
-    return dataclasses.replace(
-        model,
-        noise=noise,
-        signal=signal,
-        solvent=gain * solvent,
-        particle=np.maximum(particle, gain * solvent),
-        envelope=envelope,
-        level=level,
-    )
+    particle = np.maximum(particle, gain * solvent)
+    return dataclasses.replace(model, noise=noise, signal=signal, solvent=gain * solvent, particle=particle)
 
 
 def _flat_tail(shells: Shells, total: np.ndarray, enough: np.ndarray) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from cryowgen_jax import platform
 from cryowgen_jax.types import Array, PRNGKey
 
 
@@ -45,20 +47,33 @@ def weigh(
     key
         Candidate i uses ``fold_in(key, i)`` whatever the batch size.
     draw, log_weight
-        key -> z_i, and z_i -> l_i less ``log_integral``.
+        key -> z_i, and z_i -> l_i less ``log_integral``; pytree callables.
     log_integral
         Log of the mass of the reference measure, common to all weights.
     num_candidates, batch_size
         K, and how many candidates are alive in one vectorised call.
     """
+    return _compiled(num_candidates, min(batch_size, num_candidates))(key, draw, log_weight, log_integral)
 
+
+@functools.lru_cache(maxsize=32)
+def _compiled(num_candidates: int, batch_size: int) -> Callable[..., WeightedFamily]:
+    return platform.jit(functools.partial(_weigh, num_candidates, batch_size))
+
+
+def _weigh(
+    num_candidates: int,
+    batch_size: int,
+    key: PRNGKey,
+    draw: Callable[[PRNGKey], Array],
+    log_weight: Callable[[Array], Array],
+    log_integral: Array,
+) -> WeightedFamily:
     def candidate(index: Array) -> tuple[Array, Array]:
         position = draw(jax.random.fold_in(key, index))
         return position, log_weight(position)
 
-    samples, log_weights = jax.lax.map(
-        candidate, jnp.arange(num_candidates), batch_size=min(batch_size, num_candidates)
-    )
+    samples, log_weights = jax.lax.map(candidate, jnp.arange(num_candidates), batch_size=batch_size)
     weights = jax.nn.softmax(log_weights)
     broadcast = weights.reshape((-1,) + (1,) * (samples.ndim - 1))
     mean = jnp.sum(broadcast * samples, axis=0)

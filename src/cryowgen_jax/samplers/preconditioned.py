@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ from cryowgen_jax.types import Array, PRNGKey
 
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
+
+NoiseFn = Callable[[PRNGKey, tuple[int, ...]], Array]
 
 
 class PreconditionedState(NamedTuple):
@@ -31,7 +34,14 @@ class PreconditionedInfo(NamedTuple):
     acceptance_rate: Array
 
 
-def build(witness: Witness, gaussian: GaussianPart, step_size: Array | float) -> SamplingAlgorithm:
+def white_noise(key: PRNGKey, shape: tuple[int, ...]) -> Array:
+    """Independent standard normal voxels."""
+    return jax.random.normal(key, shape)
+
+
+def build(
+    witness: Witness, gaussian: GaussianPart, step_size: Array | float, draw_noise: NoiseFn = white_noise
+) -> SamplingAlgorithm:
     r"""Preconditioned Leimkuhler-Matthews scheme for exp(w(z)) N(z; mu, C), C diagonal in Fourier space.
 
     .. math:: u'_{k+1} = (1 - \eta)\, u'_k + \eta\, C \nabla w(u_k)
@@ -45,27 +55,42 @@ def build(witness: Witness, gaussian: GaussianPart, step_size: Array | float) ->
         The Gaussian part.
     step_size
         eta in (0, 2). On a mode where w has curvature g / C it is stable iff eta (1 + g) < 2, whatever the data weight.
+    draw_noise
+        (key, shape) -> white noise of unit variance. Chains of overlapping volumes that draw the same noise where they
+        overlap stay together there.
 
     Notes
     -----
     The scheme of Leimkuhler and Matthews (arXiv 1203.5428) in the coordinates C^{-1/2} z: on such a mode the stationary
     variance is exactly C/(1 + g). One witness gradient and three transforms a step.
     """
-    return algorithm(bind(init, gaussian), bind(step, witness, gaussian, step_size))
+    return algorithm(bind(init, gaussian, draw_noise), bind(step, witness, gaussian, step_size, draw_noise))
 
 
-def init(gaussian: GaussianPart, position: Array, rng_key: PRNGKey | None = None) -> PreconditionedState:
+def largest_step(gap: Array) -> Array:
+    """A step that is stable and decorrelates fast where w has curvature at most gap / C: min(1, 1.8 / (1 + gap))."""
+    return jnp.minimum(1.0, 1.8 / (1.0 + gap))
+
+
+def init(
+    gaussian: GaussianPart, draw_noise: NoiseFn, position: Array, rng_key: PRNGKey | None = None
+) -> PreconditionedState:
     """Start a chain; the first noise is drawn with ``rng_key``, or zero without one."""
-    noise = jnp.zeros_like(position) if rng_key is None else jax.random.normal(rng_key, position.shape, position.dtype)
+    noise = jnp.zeros_like(position) if rng_key is None else draw_noise(rng_key, position.shape).astype(position.dtype)
     return PreconditionedState(position, fourier.rfftn(position) - gaussian.mean_spectrum, fourier.rfftn(noise))
 
 
 def step(
-    witness: Witness, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: PreconditionedState
+    witness: Witness,
+    gaussian: GaussianPart,
+    step_size: Array,
+    draw_noise: NoiseFn,
+    rng_key: PRNGKey,
+    state: PreconditionedState,
 ) -> tuple[PreconditionedState, PreconditionedInfo]:
     """One update."""
     value, gradient = jax.value_and_grad(witness)(state.position)
-    noise = fourier.rfftn(jax.random.normal(rng_key, state.position.shape, state.position.dtype))
+    noise = fourier.rfftn(draw_noise(rng_key, state.position.shape).astype(state.position.dtype))
     offset = (
         (1 - step_size) * state.offset
         + step_size / gaussian.precision * fourier.rfftn(gradient)

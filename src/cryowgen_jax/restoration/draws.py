@@ -1,0 +1,185 @@
+"""From one prepared volume to draws of its posterior: estimate the model, start chains, run them."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax import potentials, samplers
+from cryowgen_jax.chains import Progress, sample
+from cryowgen_jax.methods import cryowgen_mc
+from cryowgen_jax.potentials import Posterior
+from cryowgen_jax.restoration import solvent, spectra
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array, InputError, PRNGKey
+
+ROUND_STEPS = 20  # of the model's estimation
+NUM_FIT_STEPS = ROUND_STEPS * (len(solvent.THRESHOLDS) - 1)
+
+Witness = Callable[[Array], Array] | Literal["default"]
+Volume = Array | np.ndarray
+NoiseFn = samplers.NoiseFn
+
+
+class ChainPlan(NamedTuple):
+    """How many chains and steps, and where they run; as in ``sample``."""
+
+    num_samples: int
+    num_steps: int
+    warmup: int
+    devices: Sequence[jax.Device] | None = None
+    batch_size: int | None = None
+
+
+class Draws(NamedTuple):
+    """Family of the prepared volume with its diagnostics."""
+
+    mean: Volume
+    std: Volume
+    samples: Volume
+    weights: Array
+    sampler: str
+    status: str
+    ess: float
+    r_hat: float
+    acceptance: float
+    step_size: float
+    num_gradients: int
+
+
+def fit(
+    key: PRNGKey,
+    halves: tuple[Array, ...],
+    mask: np.ndarray,
+    report: Callable[[Progress], None] | None,
+    neighbour: solvent.SolventModel | None = None,
+) -> tuple[solvent.SolventModel, Array]:
+    """Estimate the model, or only its envelope where a ``neighbour`` lends the rest; also the last chain's mean."""
+    started = time.monotonic()
+    model = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
+    position: Array | None = None
+    for number, threshold in enumerate(solvent.THRESHOLDS[1:]):
+        result = sample(
+            jax.random.fold_in(key, number),
+            model.posterior(mask),
+            sampler="preconditioned",
+            num_chains=1,
+            num_steps=ROUND_STEPS,
+            warmup=0,
+            num_kept=1,
+            init=position,
+        )
+        if result.status != "ok":
+            raise InputError(
+                "no model fits this tomogram: the measured part of its spectrum holds nothing; check tilt_range "
+                "and the axes"
+            )
+        position = result.samples[0, -1]
+        model = solvent.update(model, np.asarray(result.mean), threshold)
+        if report is not None:
+            done = (number + 1) * ROUND_STEPS
+            report(Progress("estimating the model", done, NUM_FIT_STEPS, 1.0, time.monotonic() - started))
+    return model, result.mean
+
+
+def starts(
+    key: PRNGKey,
+    model: solvent.SolventModel,
+    estimate: Array,
+    mask: np.ndarray,
+    num_samples: int,
+    draw_noise: NoiseFn = samplers.white_noise,
+) -> Array:
+    """One start a chain, spread out about as the posterior is."""
+    noises = (draw_noise(jax.random.fold_in(key, i), estimate.shape) for i in range(num_samples))
+    return jnp.stack([model.draw_near(noise, estimate, mask) for noise in noises])
+
+
+def posterior_of(model: solvent.SolventModel, mask: np.ndarray, witness: Witness, center: Array | None) -> Posterior:
+    """Posterior under the default or the given witness; a centre's precision is what its misfit to the data says."""
+    posterior = model.posterior(mask)
+    if witness != "default":
+        posterior = dataclasses.replace(posterior, witness=witness)
+    if center is None:
+        return posterior
+    misfit = spectra.power(np.asarray(fourier.rfftn(center)) - model.observation)
+    excess = np.average(misfit - model.shells.spread(model.noise), weights=model.shells.weight)
+    precision = 1 / max(float(excess), 1e-3 / float(model.data_weight))
+    return dataclasses.replace(posterior, center=center, prior_precision=jnp.float32(precision))
+
+
+def by_chains(
+    key: PRNGKey,
+    posterior: Posterior,
+    start: Array | None,
+    plan: ChainPlan,
+    *,
+    draw_noise: NoiseFn | None = None,
+    checkpoint: str | pathlib.Path | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Draws:
+    """Draws by chains; ``draw_noise`` lets chains of overlapping volumes share their noise.
+
+    Raises
+    ------
+    InputError
+        Where the chains diverge before they give a sample.
+    """
+    result = sample(
+        key,
+        posterior,
+        sampler=_sampler(posterior, draw_noise),
+        num_chains=plan.num_samples,
+        num_steps=plan.num_steps,
+        warmup=plan.warmup,
+        num_kept=1,
+        init=start,
+        devices=plan.devices,
+        batch_size=plan.batch_size,
+        checkpoint=checkpoint,
+        progress=report or False,
+    )
+    if result.samples.shape[1] == 0:
+        raise InputError(
+            f"the chains diverged before they gave a sample ({result.status}): bound the witness's curvature"
+        )
+    return Draws(
+        result.mean,
+        jnp.sqrt(result.variance),
+        result.samples[:, -1],
+        jnp.full((plan.num_samples,), 1 / plan.num_samples),
+        result.sampler,
+        result.status,
+        float(result.ess),
+        float(result.r_hat),
+        float(result.acceptance),
+        float(result.step_size),
+        result.num_gradients,
+    )
+
+
+def _sampler(posterior: Posterior, draw_noise: NoiseFn | None) -> Any:
+    """The kernel of these chains; one that shares noise is the preconditioned one with the same step."""
+    if draw_noise is None:
+        return "preconditioned" if potentials.has_curvature(posterior.witness) else "pcnl"
+    gaussian, remainder = potentials.split(posterior)
+    if remainder is None or not potentials.has_curvature(remainder):
+        raise InputError("tiles need a witness that bounds its curvature and is not quadratic: restore in one box")
+    step_size = samplers.largest_step(potentials.contraction_gap(gaussian, remainder))
+    return samplers.preconditioned(remainder, gaussian, step_size, draw_noise)
+
+
+def by_importance(key: PRNGKey, posterior: Posterior, num_candidates: int, num_samples: int) -> Draws:
+    """Weighted draws of the Gaussian part, the heaviest of them."""
+    family = cryowgen_mc(key, posterior, num_candidates=num_candidates, num_samples=num_samples, batch_size=1)
+    ess = float(1 / jnp.sum(family.weights**2))
+    return Draws(
+        family.mean, family.std, family.samples, family.weights, "importance", "ok", ess, np.nan, 1.0, np.nan, 0
+    )
