@@ -55,6 +55,7 @@ def test_adaptation_gives_the_same_bits_on_one_two_and_four_devices(key):
 
 def test_the_batch_changes_rounding_only(key):
     kwargs = {"num_chains": 4, "num_steps": 12, "num_kept": 4, "warmup": 0, "sampler": "preconditioned"}
+    kwargs["devices"] = jax.devices()[:1]
     target = problem(SMALL)
     every, few = (cg.sample(key, target, batch_size=b, **kwargs) for b in (None, 1))
     np.testing.assert_allclose(few.samples, every.samples, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,190 @@
+"""CryoWGEN-I and -II against closed forms: Psi, moments, effective sample sizes, and what a family holds."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cryowgen_jax as cg
+from cryowgen_jax.operators import Wedge
+from tests import oracles
+
+SHAPE = (2, 1, 3)
+LAM, BETA = 1.5, 1.2
+
+
+def volume(flat, shape=SHAPE):
+    return jnp.asarray(np.reshape(flat, (*np.shape(flat)[:-1], *shape)), jnp.float32)
+
+
+class Problem:
+    """A low-dimensional posterior with a mixture or a centred quadratic witness, and its law."""
+
+    def __init__(self, witness):
+        rng = np.random.default_rng(11)
+        transfer = oracles.symmetric_half(rng, SHAPE, 0.3, 1.2)
+        self.h = oracles.dense_filter(transfer, SHAPE)
+        self.x, self.center = rng.normal(size=(2, 6))
+        linear = (self.h, self.x, LAM, self.center, BETA)
+        reference = oracles.gaussian_posterior(*linear)
+        if witness == "mixture":
+            pi, means, v = np.array([0.5, 0.3, 0.2]), 0.7 * rng.normal(size=(3, 6)), 0.9
+            self.law = oracles.mixture_posterior(*linear, pi, means, v)
+            term = cg.GaussianMixtureWitness(jnp.asarray(pi, jnp.float32), volume(means), v)
+        else:
+            curvature = oracles.symmetric_half(rng, SHAPE, 0.3, 2.0)
+            s = oracles.dense_filter(curvature, SHAPE)
+            self.law = oracles.gaussian_posterior(*linear, s, reference.mean)
+            term = cg.QuadraticWitness(jnp.asarray(curvature), volume(reference.mean))
+            g = np.linalg.eigvals(reference.covariances[0] @ s).real
+            self.ess_per_candidate = np.prod(np.sqrt(1 + 2 * g) / (1 + g))
+        self.posterior = cg.Posterior(
+            term, Wedge(jnp.asarray(transfer)), volume(self.x), volume(self.center), LAM, BETA
+        )
+
+
+@pytest.fixture(scope="module", params=["quadratic", "mixture"])
+def problem(request):
+    return Problem(request.param)
+
+
+@pytest.mark.parametrize("reference", ["gaussian", "conditional_prior"])
+def test_importance_sampling_finds_psi_and_the_moments(key, problem, reference):
+    count, law = 40000, problem.law
+    sample = jax.jit(lambda k: cg.importance_sample(k, problem.posterior, count, reference=reference, batch_size=2000))
+    family = sample(key)
+    ess = float(family.ess)
+    assert ess > 200
+    np.testing.assert_allclose(family.psi, law.psi, atol=5 / np.sqrt(ess))
+    sd = np.sqrt(np.diag(law.covariance)).reshape(SHAPE)
+    np.testing.assert_allclose(family.mean, law.mean.reshape(SHAPE), atol=5 * sd.max() / np.sqrt(ess))
+    np.testing.assert_allclose(family.variance, sd**2, rtol=5 * np.sqrt(2 / ess) + 0.02)
+    flipped = cg.importance_sample(
+        key,
+        dataclasses.replace(
+            problem.posterior, witness=jax.tree_util.Partial(lambda w, z: -w(z), problem.posterior.witness)
+        ),
+        2000,
+        reference=reference,
+        batch_size=2000,
+    )
+    assert abs(flipped.psi - law.psi) > 0.3
+
+
+def test_ess_of_the_gaussian_reference_is_the_closed_form(key):
+    """ESS / K = prod over modes of sqrt(1 + 2 g) / (1 + g), g = C_k S_k, for a witness centred on the reference."""
+    problem = Problem("quadratic")
+    family = cg.importance_sample(key, problem.posterior, 40000, batch_size=40000)
+    np.testing.assert_allclose(family.ess / 40000, problem.ess_per_candidate, rtol=0.03)
+    prior = cg.importance_sample(key, problem.posterior, 40000, reference="conditional_prior", batch_size=40000)
+    assert prior.ess < 0.5 * family.ess
+
+
+def test_weights_are_those_of_the_two_references(key):
+    """l = F(z) - log r(z): against the Gaussian part F = w + log of its measure, against kappa the prior cancels."""
+    problem = Problem("mixture")
+    posterior = problem.posterior
+    reference = oracles.gaussian_posterior(problem.h, problem.x, LAM, problem.center, BETA)
+    prior = oracles.Law(np.ones(1), problem.center[None], np.eye(6)[None] / BETA, 0.0)
+    for name, law in (("gaussian", reference), ("conditional_prior", prior)):
+        family = cg.importance_sample(key, posterior, 50, reference=name)
+        flat = np.asarray(family.samples, float).reshape(50, 6)
+        exponent = np.asarray(jax.vmap(posterior.log_density)(family.samples), float)
+        expected = exponent - oracles.log_normal(flat, law.means[0], law.covariances[0])
+        np.testing.assert_allclose(family.log_weights, expected, atol=2e-4)
+
+
+def test_the_prior_as_reference_collapses_to_one_candidate_and_says_so(key):
+    """12^3 voxels at lambda / beta = 1e4, as published: the effective sample size is 1, Psi far too high."""
+    shape = (12, 12, 12)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    witness = cg.QuadraticWitness(jnp.full((12, 12, 7), 0.1), jnp.zeros(shape))
+    posterior = cg.Posterior(witness, Wedge(jnp.asarray(oracles.wedge(shape))), x, jnp.zeros(shape), 1e4, 1.0)
+    collapsed = cg.importance_sample(key, posterior, 64, reference="conditional_prior")
+    np.testing.assert_allclose(collapsed.ess, 1.0, atol=1e-3)
+    informed = cg.importance_sample(key, posterior, 64)
+    assert informed.ess > 10
+    assert collapsed.psi > informed.psi + 1e5
+    assert np.all(np.isfinite(collapsed.mean))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_candidates_do_not_depend_on_the_batch(key, batch_size):
+    problem = Problem("mixture")
+    one = cg.importance_sample(key, problem.posterior, 20, batch_size=20)
+    other = cg.importance_sample(key, problem.posterior, 20, batch_size=batch_size)
+    np.testing.assert_allclose(other.samples, one.samples, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other.log_weights, one.log_weights, rtol=1e-5)
+
+
+def test_weighted_draws_drive_the_gradient_of_psi(key):
+    """SNIS weights in the surrogate: 2.1 with w replaced by sum_i omega_i."""
+    problem = Problem("mixture")
+    family = cg.importance_sample(key, problem.posterior, 40000, batch_size=40000)
+    gradient = jax.grad(cg.surrogate)(problem.posterior, family.samples, jax.nn.softmax(family.log_weights))
+    expected = oracles.psi_gradients(problem.law, problem.h, problem.x, LAM, problem.center, BETA, SHAPE)
+    for name in ("observation", "center", "data_weight", "prior_precision"):
+        scale = 1 + np.abs(expected[name]).max()
+        np.testing.assert_allclose(getattr(gradient, name), expected[name], atol=6 * scale / np.sqrt(family.ess))
+
+
+def test_a_decoder_without_transfer_has_only_the_prior_as_reference(key):
+    problem = Problem("mixture")
+    other = dataclasses.replace(problem.posterior, decoder=jax.tree_util.Partial(jnp.tanh))
+    with pytest.raises(TypeError, match="cannot be drawn exactly"):
+        cg.importance_sample(key, other, 4)
+    family = cg.importance_sample(key, other, 4, reference="conditional_prior")
+    assert np.isfinite(family.psi)
+
+
+def test_input_that_does_not_fit_is_refused(key):
+    posterior = Problem("mixture").posterior
+    for arguments, words in (
+        ({"num_candidates": 0}, "num_candidates=0"),
+        ({"num_candidates": 4, "batch_size": 0}, "batch_size=0"),
+        ({"num_candidates": 4, "reference": "prior"}, "reference='prior'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            cg.importance_sample(key, posterior, **arguments)
+
+
+# Families ------------------------------------------------------------------------------------------------------------
+
+
+def test_cryowgen_mc_returns_the_heaviest_candidates(key):
+    posterior = Problem("mixture").posterior
+    family = cg.cryowgen_mc(key, posterior, num_candidates=300, num_samples=5)
+    every = cg.importance_sample(key, posterior, 300)
+    heaviest = np.argsort(-np.asarray(every.log_weights))[:5]
+    np.testing.assert_array_equal(family.samples, every.samples[heaviest])
+    weights = np.exp(np.asarray(every.log_weights, float)[heaviest])
+    np.testing.assert_allclose(family.weights, weights / weights.sum(), rtol=1e-4)
+    np.testing.assert_allclose(family.mean, every.mean, rtol=1e-6)
+    np.testing.assert_allclose(family.std, np.sqrt(every.variance), rtol=1e-6)
+    few = cg.cryowgen_mc(key, posterior, num_candidates=3, num_samples=8)
+    assert few.samples.shape == (3, *SHAPE)
+
+
+def test_cryowgen_langevin_returns_one_draw_per_chain_and_the_moments(key, problem):
+    law = problem.law
+    family = cg.cryowgen_langevin(key, problem.posterior, num_samples=32, num_steps=300)
+    assert family.samples.shape == (32, *SHAPE)
+    np.testing.assert_allclose(family.weights, np.full(32, 1 / 32))
+    sd = np.sqrt(np.diag(law.covariance)).reshape(SHAPE)
+    effective = 1000  # of 9600 steps
+    np.testing.assert_allclose(family.mean, law.mean.reshape(SHAPE), atol=5 * sd.max() / np.sqrt(effective))
+    np.testing.assert_allclose(family.std, sd, rtol=5 * np.sqrt(0.5 / effective))
+    apart = np.abs(np.mean(family.samples, axis=0) - family.mean)
+    assert np.all(apart < 5 * sd / np.sqrt(32))
+    assert np.min(np.std(family.samples, axis=0) / sd) > 0.4  # one draw per chain, not one for all
+
+
+def test_families_of_the_two_methods_agree(key):
+    posterior = Problem("mixture").posterior
+    one = cg.cryowgen_mc(key, posterior, num_candidates=4000, batch_size=4000)
+    two = cg.cryowgen_langevin(key, posterior, num_samples=32, num_steps=300)
+    np.testing.assert_allclose(one.mean, two.mean, atol=0.15)
+    np.testing.assert_allclose(one.std, two.std, rtol=0.15)
