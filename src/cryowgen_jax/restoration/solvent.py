@@ -190,7 +190,7 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
         solvent, gain = SOLVENT_SHARE * found, 1.0
     else:
         parts = [masked(part) for part in model.halves]
-        total = shells.mean(spectra.power(parts[0])) / flat
+        total = np.mean([shells.mean(spectra.power(part)) for part in parts], axis=0) / flat
         cross = total - noise if len(parts) == 1 else shells.mean(np.real(parts[0] * np.conj(parts[1]))) / flat
         solvent = np.maximum(cross, 0.5 * total / np.sqrt(np.maximum(shells.count * flat, 1)))
         solvent[0] = solvent[1]
