@@ -117,7 +117,7 @@ def _ready_made(algorithm: Any) -> Kernel:
         raise ValueError(
             f"sampler={algorithm!r}: give one of {', '.join(NAMES)} or a BlackJAX SamplingAlgorithm (init, step)"
         )
-    fixed = samplers.bind(_given, jax.tree_util.Partial(algorithm.init), samplers.as_pytree(algorithm.step))
+    fixed = samplers.bind(_given, samplers.as_pytree(algorithm.init), samplers.as_pytree(algorithm.step))
     return Kernel(fixed, jnp.asarray(jnp.nan), "given")
 
 
