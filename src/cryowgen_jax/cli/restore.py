@@ -86,6 +86,13 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     metavar="N",
     help="Of the random numbers: the same number gives the same volumes.",
 )
+@click.option(
+    "--tile",
+    nargs=3,
+    type=click.IntRange(min=64),
+    metavar="Z Y X",
+    help="Restore in overlapping tiles of about this many voxels, where the whole does not fit in memory. 64 or more.",
+)
 @click.option("--tilt-axis", type=AXIS, default="y", show_default=True, help="Axis that the specimen was tilted about.")
 @click.option("--beam-axis", type=AXIS, default="z", show_default=True, help="Axis along the electron beam.")
 @click.option(
@@ -110,6 +117,7 @@ def command(
     steps: int,
     warmup: int,
     seed: int,
+    tile: tuple[int, int, int] | None,
     tilt_axis: str,
     beam_axis: str,
     contrast: Contrast,
@@ -148,12 +156,13 @@ def command(
         "steps": steps,
         "warmup": warmup,
         "seed": seed,
+        "tile": tile,
         "voxel_size_angstrom": list(whole.voxel_size_angstrom),
     }
     if resume and resuming.is_complete(output, settings):
         terminal.print(f"'{output}' is complete already, nothing to do", markup=False)
         return
-    cost = estimate_cost(whole.data.shape, samples, steps, warmup)
+    cost = estimate_cost(whole.data.shape, samples, steps, warmup, tile)
     new = not output.exists()
     if not resume:
         results.require_space(output, whole, samples)
@@ -175,6 +184,7 @@ def command(
                 contrast=contrast,
                 num_steps=steps,
                 warmup=warmup,
+                tile_shape=tile,
                 batch_size=cost.batch_size,
                 checkpoint=checkpoint,
                 progress=progress,

@@ -11,11 +11,13 @@ import numpy as np
 import psutil
 
 from cryowgen_jax.restoration.draws import NUM_FIT_STEPS
+from cryowgen_jax.restoration.tiles import checked_tile, padded_shape, tiles_of
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import InputError
 
 FILTERS_PER_STEP = 8.0  # what a step costs in pairs of transforms, measured; arithmetic and noise included
 VOLUMES_PER_CHAIN, VOLUMES_PER_LIVE_CHAIN, VOLUMES_SHARED = 9, 14, 24
+VOLUMES_TILED = 10  # of the whole tomogram, beside its samples, where it is restored in tiles
 USABLE = 0.8  # of the memory that is free
 
 
@@ -27,7 +29,13 @@ class Cost(NamedTuple):
     batch_size: int | None
 
 
-def estimate_cost(shape: tuple[int, ...], num_samples: int, num_steps: int, warmup: int) -> Cost:
+def estimate_cost(
+    shape: tuple[int, ...],
+    num_samples: int,
+    num_steps: int,
+    warmup: int,
+    tile_shape: tuple[int, int, int] | None = None,
+) -> Cost:
     """Estimate time and memory of ``restore`` with chains; good to about a factor of two.
 
     Time is scaled from a pair of transforms of this size, timed here. Chains are run in batches where all at once would
@@ -38,12 +46,17 @@ def estimate_cost(shape: tuple[int, ...], num_samples: int, num_steps: int, warm
     InputError
         Where not even one chain at a time fits.
     """
-    volume_bytes = 4 * int(np.prod(shape))
+    whole_bytes = 4 * int(np.prod(shape))
+    box, num_tiles, kept = shape, 1, 0
+    if tile_shape is not None:
+        box = checked_tile(tile_shape, shape)
+        num_tiles, kept = len(tiles_of(padded_shape(shape), box)), (num_samples + VOLUMES_TILED) * whole_bytes
+    volume_bytes = 4 * int(np.prod(box))
     available = int(USABLE * _available_memory())
 
     def needed(alive: int) -> int:
         volumes = VOLUMES_SHARED + VOLUMES_PER_CHAIN * num_samples + VOLUMES_PER_LIVE_CHAIN * alive
-        return volumes * volume_bytes
+        return kept + volumes * volume_bytes
 
     alive = num_samples
     while alive > 1 and needed(alive) > available:
@@ -51,13 +64,12 @@ def estimate_cost(shape: tuple[int, ...], num_samples: int, num_steps: int, warm
     if needed(alive) > available:
         raise InputError(
             f"restoring {' x '.join(map(str, shape))} voxels with {num_samples} samples needs about "
-            f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: bin the tomogram, "
-            "crop it or ask for fewer samples"
+            f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
+            "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
     steps = NUM_FIT_STEPS + num_samples * (num_steps + warmup)
-    return Cost(
-        FILTERS_PER_STEP * steps * _filter_seconds(shape) + 15.0, needed(alive), None if alive == num_samples else alive
-    )
+    seconds = FILTERS_PER_STEP * steps * num_tiles * _filter_seconds(box) + 15.0
+    return Cost(seconds, needed(alive), None if alive == num_samples else alive)
 
 
 def _available_memory() -> int:
