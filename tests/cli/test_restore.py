@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import mrcfile
 import numpy as np
 import pytest
@@ -192,6 +193,38 @@ class TestWords:
 
 
 class TestOptions:
+    def test_they_reach_the_library(self, files, tmp_path, monkeypatch):
+        called = []
+
+        def note(*arguments, **options):
+            called.append((arguments, options))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(restore_command, "restore", note)
+        command = (
+            "restore",
+            files.half1,
+            "--half2",
+            files.half2,
+            "--center",
+            files.truth,
+            "--tilt-angles",
+            files.tilts,
+        )
+        command += ("--contrast", "dark", "--tilt-axis", "x", "--beam-axis", "y", "--method", "cryowgen_mc")
+        command += ("--samples", 5, "--steps", 6, "--warmup", 7, "--seed", 8, "--output", tmp_path / "out")
+        assert cryowgen(*command).status == 130
+        [((tomogram, tilt_range), options)] = called
+        assert tilt_range == (-60, 60)
+        given = {"tomogram": tomogram, **options}
+        for name, path in {"tomogram": files.half1, "half2": files.half2, "center": files.truth}.items():
+            np.testing.assert_array_equal(given[name], mrcfile.read(path))
+        plain = {"contrast": "dark", "tilt_axis": "x", "beam_axis": "y", "method": "cryowgen_mc"}
+        plain |= {"num_samples": 5, "num_steps": 6, "warmup": 7, "checkpoint": tmp_path / "out" / "checkpoint"}
+        assert {name: options[name] for name in plain} == plain
+        assert jax.random.key_data(options["key"]).tolist() == jax.random.key_data(jax.random.key(8)).tolist()
+        assert options["tilt_angles"].tolist() == [float(line) for line in files.tilts.read_text().split()]
+
     def test_everything_at_once(self, files, tmp_path):
         half1, half2, center = (tmp_path / f"{name}.mrc" for name in ("half1", "half2", "center"))
         for path, source in ((half1, files.half1), (half2, files.half2), (center, files.truth)):
