@@ -136,6 +136,8 @@ OPTIONS = {
     "voxel size": (["--voxel-size", "0"], ["'0' is not a voxel size", "positive number of angstrom"]),
     "contrast": (["--contrast", "black"], ["auto", "bright", "dark"]),
     "axis": (["--tilt-axis", "w"], ["'x', 'y', 'z'"]),
+    "tile": (["--tile", "64", "64", "32"], ["--tile", "32", "x>=64"]),
+    "tile and method": (["--tile", "64", "64", "64", "--method", "cryowgen_mc"], ["as one box", "tile"]),
     "unknown": (["--tilt-rnge", "3"], ["--tilt-rnge", "--tilt-range", "cryowgen restore --help"]),
     "two tomograms": (["other.mrc"], ["other.mrc", "cryowgen restore --help"]),
 }

@@ -15,7 +15,17 @@ OPTIONS = {
     "inspect": ["--json", "--permissive", "--voxel-size"],
     "restore": [
         *["--tilt-range", "--tilt-angles", "--output", "--half2", "--center", "--method", "--samples", "--steps"],
-        *["--warmup", "--seed", "--tilt-axis", "--beam-axis", "--contrast", "--voxel-size", "--permissive", "--resume"],
+        *[
+            "--warmup",
+            "--seed",
+            "--tilt-axis",
+            "--beam-axis",
+            "--contrast",
+            "--voxel-size",
+            "--permissive",
+            "--resume",
+            "--tile",
+        ],
     ],
 }
 JARGON = ["posterior", "MCMC", "half-spectrum", "tether", "prior", "burn-in", "PRNG", "INTEGER", "FLOAT", "PATH"]

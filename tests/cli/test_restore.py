@@ -1,6 +1,7 @@
 """``cryowgen restore``: what it writes, what it says, and that an interrupted run loses nothing."""
 
 import errno
+import io
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import jax
 import mrcfile
 import numpy as np
 import pytest
+from rich.console import Console
 
 import cryowgen_jax.cli.restore as restore_command
 from cryowgen_jax.chains import Progress
@@ -170,20 +172,42 @@ class TestWords:
         np.testing.assert_array_equal(wedge[inner], hard_wedge(SHAPE, high=45.0)[inner])
         assert not np.array_equal(wedge[inner], hard_wedge(SHAPE, low=-45.0, high=60.0)[inner])
 
-    def test_time_left(self, capsys):
-        display = console.ProgressDisplay(console.terminal(), "tomo.mrc")
-        with display as report:
-            report(Progress("warm-up", 100, 200, 0.9, 50.0))  # of a resumed run: 100 steps were done before
-            report(Progress("unrecorded", 120, 200, 0.9, 60.0))
-            console.SECONDS_BETWEEN_LINES, before = 0.0, console.SECONDS_BETWEEN_LINES
-            report(Progress("sampling", 150, 200, 0.8, 75.0))
-            console.SECONDS_BETWEEN_LINES = before
-            report(Progress("sampling", 200, 200, 0.7, 100.0))
+    def test_progress_in_a_log(self, capsys, monkeypatch):
+        monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+        with console.ProgressDisplay(console.terminal(), "tomo.mrc") as report:
+            report(Progress("tile 1 of 2, estimating the model", 60, 120, 1.0, 30.0))
+            report(Progress("tile 1 of 2, estimating the model", 90, 120, 1.0, 60.0))
+            report(Progress("tile 1 of 2, warm-up", 100, 200, 0.9, 50.0))  # resumed: 100 steps were done before
+            report(Progress("tile 1 of 2, unrecorded", 150, 200, 0.8, 75.0))
+            report(Progress("tile 1 of 2, sampling", 200, 200, 0.7, 100.0))
+            report(Progress("tile 2 of 2, warm-up", 10, 200, 0.9, 9.0))
         assert capsys.readouterr().err.splitlines() == [
-            "tomo.mrc: warm-up, step 100 of 200, acceptance 0.90",
-            "tomo.mrc: sampling, step 150 of 200, acceptance 0.80, 25 s left",
-            "tomo.mrc: sampling, step 200 of 200, acceptance 0.70",
+            "tomo.mrc: tile 1 of 2, estimating the model, step 60 of 120",
+            "tomo.mrc: tile 1 of 2, estimating the model, step 90 of 120, 30 s left",
+            "tomo.mrc: tile 1 of 2, warm-up, step 100 of 200, acceptance 0.90",
+            "tomo.mrc: tile 1 of 2, sampling, step 150 of 200, acceptance 0.80, 25 s left",
+            "tomo.mrc: tile 1 of 2, sampling, step 200 of 200, acceptance 0.70",
+            "tomo.mrc: tile 2 of 2, warm-up, step 10 of 200, acceptance 0.90",
         ]
+
+    def test_progress_in_a_log_is_sparse(self, capsys):
+        with console.ProgressDisplay(console.terminal(), "tomo.mrc") as report:
+            for step in range(10, 201, 10):
+                report(Progress("sampling", step, 200, 1.0, step / 1000))
+        steps = [int(line.split("step ")[1].split()[0]) for line in capsys.readouterr().err.splitlines()]
+        assert steps == [10, 200]
+
+    def test_progress_on_a_terminal(self):
+        screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+        with console.ProgressDisplay(screen, "tomo.mrc") as report:
+            report(Progress("tile 1 of 12, estimating the model", 120, 120, 1.0, 30.0))
+            report(Progress("tile 1 of 12, warm-up", 100, 200, 0.9, 5000.0))
+            report(Progress("tile 1 of 12, sampling", 150, 200, 0.9, 9000.0))
+        last = screen.file.getvalue().splitlines()[-2]
+        assert "tile 1 of 12, sampling" in last
+        assert "150/200" in last
+        assert "steps, acceptance 0.90, 67 min left" in last
+        assert "\u2026" not in last
 
     @pytest.mark.parametrize(
         ("seconds", "words"), [(0, "1 s"), (89, "89 s"), (91, "2 min"), (5399, "90 min"), (5400, "1.5 h")]
@@ -201,26 +225,24 @@ class TestOptions:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(restore_command, "restore", note)
-        command = (
-            "restore",
-            files.half1,
-            "--half2",
-            files.half2,
-            "--center",
-            files.truth,
-            "--tilt-angles",
-            files.tilts,
-        )
-        command += ("--contrast", "dark", "--tilt-axis", "x", "--beam-axis", "y", "--method", "cryowgen_mc")
-        command += ("--samples", 5, "--steps", 6, "--warmup", 7, "--seed", 8, "--output", tmp_path / "out")
+        command = ("restore", files.half1, "--half2", files.half2, "--center", files.truth)
+        command += ("--tilt-angles", files.tilts, "--tilt-axis", "x", "--beam-axis", "y", "--contrast", "dark")
+        command += ("--method", "cryowgen_langevin", "--tile", 64, 65, 66, "--output", tmp_path / "out")
+        command += ("--samples", 5, "--steps", 6, "--warmup", 7, "--seed", 8)
         assert cryowgen(*command).status == 130
         [((tomogram, tilt_range), options)] = called
         assert tilt_range == (-60, 60)
         given = {"tomogram": tomogram, **options}
         for name, path in {"tomogram": files.half1, "half2": files.half2, "center": files.truth}.items():
             np.testing.assert_array_equal(given[name], mrcfile.read(path))
-        plain = {"contrast": "dark", "tilt_axis": "x", "beam_axis": "y", "method": "cryowgen_mc"}
-        plain |= {"num_samples": 5, "num_steps": 6, "warmup": 7, "checkpoint": tmp_path / "out" / "checkpoint"}
+        plain = {"contrast": "dark", "tilt_axis": "x", "beam_axis": "y", "method": "cryowgen_langevin"}
+        plain |= {
+            "tile_shape": (64, 65, 66),
+            "num_samples": 5,
+            "num_steps": 6,
+            "warmup": 7,
+            "checkpoint": tmp_path / "out" / "checkpoint",
+        }
         assert {name: options[name] for name in plain} == plain
         assert jax.random.key_data(options["key"]).tolist() == jax.random.key_data(jax.random.key(8)).tolist()
         assert options["tilt_angles"].tolist() == [float(line) for line in files.tilts.read_text().split()]
@@ -383,6 +405,26 @@ class TestResuming:
             "free some space; repeat the command with --resume to keep what was computed"
         )
         assert (tmp_path / "out" / "checkpoint" / "3").is_dir()
+
+    @pytest.mark.slow
+    def test_tiles(self, tmp_path, monkeypatch):
+        """Interrupted in the second tile; nothing of the first is sampled again."""
+        tomogram = tmp_path / "tomo.mrc"
+        assert cryowgen("simulate", "--output", tomogram, "--shape", 24, 112, 32).status == 0
+        command = ("restore", tomogram, *RANGE, *SHORT, "--tile", 64, 64, 64, "--output")
+        whole = cryowgen(*command, tmp_path / "whole")
+        assert whole.status == 0
+        assert "tile 3 of 3, sampling" in whole.err
+        with monkeypatch.context() as patch:
+            stopping(patch, at=lambda now: now.phase == "tile 2 of 3, warm-up" and now.step == 2)
+            assert cryowgen(*command, tmp_path / "out").status == 130
+        phases = []
+        stopping(monkeypatch, at=lambda now: phases.append(now.phase))
+        assert cryowgen(*command, tmp_path / "out", "--resume").status == 0
+        assert {"tile 1 of 3, warm-up", "tile 1 of 3, sampling"}.isdisjoint(phases)
+        assert {"tile 2 of 3, warm-up", "tile 3 of 3, sampling"} <= set(phases)
+        for name in VOLUMES:
+            assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
     @pytest.mark.slow
     def test_a_real_signal(self, files, tmp_path):

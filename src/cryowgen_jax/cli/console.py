@@ -12,13 +12,13 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from cryowgen_jax.chains import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
-FITTING = "estimating the model"  # phase of ``restore`` before its chains
+FITTING = "estimating the model"  # what ``restore`` calls what it does before its chains
 
 
 def terminal() -> Console:
@@ -42,7 +42,10 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 class ProgressDisplay:
-    """Bar on a terminal, a line now and then elsewhere (a batch log); call it with every ``Progress``."""
+    """Bar on a terminal, a line now and then elsewhere (a batch log); call it with every ``Progress``.
+
+    Time left is that of the stage on show: the estimate of the model, or the chains; of a tile, where there are tiles.
+    """
 
     def __init__(self, console: Console, label: str) -> None:
         self._console, self._label = console, label
@@ -54,7 +57,7 @@ class ProgressDisplay:
             TextColumn("steps{task.fields[note]}"),
             console=console,
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._task = self._bar.add_task("", note="")
 
     def __enter__(self) -> Callable[[Progress], None]:
         if self._console.is_terminal:
@@ -68,24 +71,20 @@ class ProgressDisplay:
             self._bar.stop()
 
     def _update(self, progress: Progress) -> None:
-        stage = FITTING if progress.phase == FITTING else "sampling"
+        before, comma, phase = progress.phase.rpartition(", ")  # "tile 2 of 5, warm-up"
+        fitting = phase == FITTING
+        stage = f"{before}{comma}{FITTING if fitting else 'sampling'}"
         if stage != self._stage:  # the first report of a stage holds compilation, or steps of the run being resumed
             self._stage, self._first, self._last_line = stage, (progress.step, progress.seconds), 0.0
-        note = "" if stage == FITTING else f", acceptance {progress.acceptance:.2f}"
-        note += self._time_left(progress)
-        if self._console.is_terminal:
-            self._draw(stage, progress, note)
-            return
+            self._bar.reset(self._task, total=progress.num_steps, description=stage)
+        note = ("" if fitting else f", acceptance {progress.acceptance:.2f}") + self._time_left(progress)
+        self._bar.update(self._task, completed=progress.step, note=note)
         done = progress.step == progress.num_steps
-        if done or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            where = f"{self._label}: {progress.phase.replace('unrecorded', 'sampling')}"
-            self._console.print(f"{where}, step {progress.step} of {progress.num_steps}{note}", markup=False)
-
-    def _draw(self, stage: str, progress: Progress, note: str) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=progress.num_steps, note=note)
-        self._bar.update(self._tasks[stage], completed=progress.step, note=note)
+        if self._console.is_terminal or not (done or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
+            return
+        self._last_line = time.monotonic()
+        where = f"{self._label}: {progress.phase.replace('unrecorded', 'sampling')}"
+        self._console.print(f"{where}, step {progress.step} of {progress.num_steps}{note}", markup=False)
 
     def _time_left(self, progress: Progress) -> str:
         """Time left in this stage at the pace since its first report; nothing where there is no pace or no time."""

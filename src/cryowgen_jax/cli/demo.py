@@ -77,15 +77,14 @@ class Entry:
     nargs=3,
     type=AXIS_LENGTH,
     default=(48, 96, 96),
-    show_default="48 96 96",
     metavar="Z Y X",
-    help=f"Voxels along each axis, {SMALLEST_AXIS} or more.",
+    help=f"Voxels along each axis, {SMALLEST_AXIS} or more.  [default: 48 96 96]",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
-    show_default="0",
+    show_default=True,
     metavar="N",
     help="Another number makes another tomogram.",
 )

@@ -17,7 +17,7 @@ from cryowgen_jax.cli import results, resuming
 from cryowgen_jax.cli.options import ANGSTROM, AXIS, DEGREES, PATH, check_geometry
 from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram
 from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, restore
-from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS
+from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS, check_options
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP, Contrast
 from cryowgen_jax.types import InputError
 
@@ -58,7 +58,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     "--samples",
     type=click.IntRange(min=2),
     default=8,
-    show_default="8",
+    show_default=True,
     metavar="K",
     help="How many restored volumes to draw, 2 or more.",
 )
@@ -66,7 +66,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     "--steps",
     type=click.IntRange(min=1),
     default=NUM_STEPS,
-    show_default=f"{NUM_STEPS}",
+    show_default=True,
     metavar="N",
     help="Sampling steps for each of them. More take longer and give better diagnostics.",
 )
@@ -74,7 +74,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     "--warmup",
     type=click.IntRange(min=0),
     default=WARMUP,
-    show_default=f"{WARMUP}",
+    show_default=True,
     metavar="N",
     help="Steps before those, which do not count.",
 )
@@ -82,7 +82,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     "--seed",
     type=click.IntRange(min=0),
     default=0,
-    show_default="0",
+    show_default=True,
     metavar="N",
     help="Of the random numbers: the same number gives the same volumes.",
 )
@@ -139,6 +139,7 @@ def command(
     terminal = screen.terminal()
     angles, span = _tilts(tilt_range, tilt_angles)
     check_geometry(span, tilt_axis, beam_axis)
+    check_options(method, "default", contrast, samples, steps, warmup, tile)
     files = {"tomogram": tomogram, "half2": half2, "center": center}
     volumes = _volumes(files, permissive, voxel_size)
     for note in _notes(volumes):

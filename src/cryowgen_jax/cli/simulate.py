@@ -21,9 +21,8 @@ AXIS_LENGTH = click.IntRange(min=SMALLEST_AXIS)
     nargs=2,
     type=DEGREES,
     default=(-60.0, 60.0),
-    show_default="-60 60",
     metavar="LO HI",
-    help="Lowest and highest tilt in degrees.",
+    help="Lowest and highest tilt in degrees.  [default: -60 60]",
 )
 @click.option(
     "--snr",
@@ -38,16 +37,15 @@ AXIS_LENGTH = click.IntRange(min=SMALLEST_AXIS)
     nargs=3,
     type=AXIS_LENGTH,
     default=(64, 128, 128),
-    show_default="64 128 128",
     metavar="Z Y X",
-    help=f"Voxels along each axis, {SMALLEST_AXIS} or more.",
+    help=f"Voxels along each axis, {SMALLEST_AXIS} or more.  [default: 64 128 128]",
 )
 @click.option("--voxel-size", type=ANGSTROM, default=10.0, show_default=True, metavar="A", help="Angstrom.")
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
-    show_default="0",
+    show_default=True,
     metavar="N",
     help="The same number makes the same tomogram.",
 )
