@@ -31,12 +31,16 @@ class Progress(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """One compiled call: ``kept`` x ``records`` x ``stride`` steps, or ``stride`` steps of which nothing is kept."""
+    """One compiled call: ``kept`` x ``records`` x ``stride`` steps, or ``stride`` steps of which nothing is kept.
+
+    Of a ``group`` of sampling chunks only the last one's positions are kept.
+    """
 
     phase: str
     kept: int
     records: int
     stride: int
+    group: int = 1
 
     @property
     def steps(self) -> int:
@@ -87,7 +91,8 @@ def plan(warmup: int, num_steps: int, num_kept: int, *, in_one: bool = False) ->
     lead = num_steps - thin * num_kept
     chunks += [Chunk("unrecorded", 0, 1, lead)] if lead else []
     pieces = _largest_divisor(num_kept, 1 if in_one else SAMPLING_CHUNKS)
-    return chunks + [Chunk("sampling", num_kept // pieces, records, thin // records)] * pieces
+    group = 1 if in_one or pieces < num_kept else _largest_divisor(records, max(1, SAMPLING_CHUNKS // pieces))
+    return chunks + [Chunk("sampling", num_kept // pieces, records // group, thin // records, group)] * pieces * group
 
 
 class Book:
@@ -127,8 +132,9 @@ class Book:
         self.chains = chains
         self.done.append(chunk)
         if kept is not None and records is not None:
-            self.kept.append(kept)
             self.records.append(records)
+            if len(self.records) % chunk.group == 0:
+                self.kept.append(kept)
         self.save(force=False)
         return True
 
@@ -157,15 +163,15 @@ class Book:
     def _tree(self) -> PyTree:
         """Chains, and kept samples and records filled up with zeros so that every checkpoint has one structure."""
         blocks = [chunk for chunk in self.chunks if chunk.phase == "sampling"]
-        missing = len(blocks) - len(self.kept)
+        group = blocks[0].group
         position = self.chains.state.position
         num_chains, per_block = position.shape[0], blocks[0].kept
         kept = np.zeros((num_chains, per_block, *position.shape[1:]), position.dtype)
         records = np.zeros((num_chains, per_block * blocks[0].records, self.num_summaries), position.dtype)
         return {
             "chains": self.chains,
-            "kept": np.stack([np.asarray(x) for x in self.kept] + [kept] * missing),
-            "records": np.stack([np.asarray(x) for x in self.records] + [records] * missing),
+            "kept": np.stack([np.asarray(x) for x in self.kept] + [kept] * (len(blocks) // group - len(self.kept))),
+            "records": np.stack([np.asarray(x) for x in self.records] + [records] * (len(blocks) - len(self.records))),
         }
 
     def _restore(self, checkpoint: str | pathlib.Path) -> None:
@@ -178,7 +184,8 @@ class Book:
         self._require_same_run(checkpoint, tree["chains"], self.chunks[:done])
         self.chains, self.done, self.saved_chunks = tree["chains"], list(self.chunks[:done]), done
         blocks = sum(chunk.phase == "sampling" for chunk in self.done)
-        self.kept = [jnp.asarray(x) for x in tree["kept"][:blocks]]
+        kept = blocks // next(chunk.group for chunk in self.chunks if chunk.phase == "sampling")
+        self.kept = [jnp.asarray(x) for x in tree["kept"][:kept]]
         self.records = [jnp.asarray(x) for x in tree["records"][:blocks]]
 
     def _require_same_run(self, checkpoint: str | pathlib.Path, chains: Chain, done: Sequence[Chunk]) -> None:

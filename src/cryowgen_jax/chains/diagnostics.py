@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.types import Array
@@ -9,6 +10,7 @@ from cryowgen_jax.types import Array
 MIN_DRAWS = 8
 
 
+@jax.jit
 def effective_sample_size(records: Array) -> Array:
     """Chains pooled, per summary: (chains, draws, summaries) -> (summaries,); nan where a summary never moves."""
     from blackjax.diagnostics import effective_sample_size as blackjax_ess
@@ -18,6 +20,7 @@ def effective_sample_size(records: Array) -> Array:
     return jnp.where(_moves(records), blackjax_ess(_standardise(_halves(records))), jnp.nan)
 
 
+@jax.jit
 def split_r_hat(records: Array) -> Array:
     """Gelman and Rubin's statistic with every chain cut in halves, per summary; nan where a summary never moves."""
     from blackjax.diagnostics import potential_scale_reduction

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax import platform
+from cryowgen_jax.samplers.binding import as_pytree
 from cryowgen_jax.types import Array, PRNGKey
 
 
@@ -47,13 +48,14 @@ def weigh(
     key
         Candidate i uses ``fold_in(key, i)`` whatever the batch size.
     draw, log_weight
-        key -> z_i, and z_i -> l_i less ``log_integral``; pytree callables.
+        key -> z_i, and z_i -> l_i less ``log_integral``; pytree callables trace once for any arrays.
     log_integral
         Log of the mass of the reference measure, common to all weights.
     num_candidates, batch_size
         K, and how many candidates are alive in one vectorised call.
     """
-    return _compiled(num_candidates, min(batch_size, num_candidates))(key, draw, log_weight, log_integral)
+    compiled = _compiled(num_candidates, min(batch_size, num_candidates))
+    return compiled(key, as_pytree(draw), as_pytree(log_weight), log_integral)
 
 
 @functools.lru_cache(maxsize=32)
