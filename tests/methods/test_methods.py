@@ -140,6 +140,16 @@ def test_a_decoder_without_transfer_has_only_the_prior_as_reference(key):
     assert np.isfinite(family.psi)
 
 
+def test_a_witness_may_be_a_plain_function(key):
+    problem = Problem("quadratic")
+    witness = problem.posterior.witness
+    plain = dataclasses.replace(problem.posterior, witness=lambda z: witness(z))
+    for reference in ("gaussian", "conditional_prior"):
+        one = cg.importance_sample(key, problem.posterior, 8, reference=reference)
+        two = cg.importance_sample(key, plain, 8, reference=reference)
+        np.testing.assert_allclose(two.log_weights, one.log_weights, rtol=1e-5)
+
+
 def test_input_that_does_not_fit_is_refused(key):
     posterior = Problem("mixture").posterior
     for arguments, words in (
@@ -168,7 +178,8 @@ def test_cryowgen_mc_returns_the_heaviest_candidates(key):
     assert few.samples.shape == (3, *SHAPE)
 
 
-def test_cryowgen_langevin_returns_one_draw_per_chain_and_the_moments(key, problem):
+def test_cryowgen_langevin_returns_one_draw_per_chain_and_the_moments(key):
+    problem = Problem("mixture")
     law = problem.law
     family = cg.cryowgen_langevin(key, problem.posterior, num_samples=32, num_steps=300)
     assert family.samples.shape == (32, *SHAPE)

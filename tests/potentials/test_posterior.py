@@ -127,7 +127,9 @@ def test_log_density_and_drift_are_the_dense_exponent_and_its_gradient(rng, witn
 def test_a_decoder_without_transfer_gives_the_same_exponent(rng):
     problem = Problem(rng, "quadratic")
     matrix = jnp.asarray(problem.h, jnp.float32)
-    dense = dataclasses.replace(problem.posterior, decoder=Dense(matrix), observation=jnp.asarray(problem.x, jnp.float32))
+    dense = dataclasses.replace(
+        problem.posterior, decoder=Dense(matrix), observation=jnp.asarray(problem.x, jnp.float32)
+    )
     z = volume(rng.normal(size=(4, SIZE)))
     np.testing.assert_allclose(
         jax.vmap(dense.log_density)(z), jax.jit(jax.vmap(problem.posterior.log_density))(z), rtol=1e-5

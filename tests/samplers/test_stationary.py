@@ -244,7 +244,15 @@ def test_adjusted_pcnl_on_a_skewed_target(rng, key, witness, size, a):
     assert problem.score(cg.pcnl(problem.witness, problem.gaussian, a), key) < TOLERANCE
 
 
-@pytest.mark.parametrize("fault", ["unadjusted", "sign of a gradient term", "no gradient terms", "accepts everything"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "sign of a gradient term",
+        "accepts everything",
+        pytest.param("unadjusted", marks=pytest.mark.slow),
+        pytest.param("no gradient terms", marks=pytest.mark.slow),
+    ],
+)
 def test_wrong_metropolis_tests_fail_on_a_skewed_target(rng, key, fault, monkeypatch):
     problem = Skewed(rng, soft, 3)
 
