@@ -97,7 +97,7 @@ SLOW = pytest.mark.slow
         "auto",
         "preconditioned",
         "langevin",
-        "mala",
+        pytest.param("mala", marks=SLOW),
         pytest.param("pcnl_unadjusted", marks=SLOW),
         pytest.param("leimkuhler_matthews", marks=SLOW),
     ],
@@ -271,17 +271,22 @@ def test_every_key_and_every_chain_has_its_own_path(key, small):
     np.testing.assert_allclose(fewer.samples, one.samples[:2], rtol=1e-4, atol=1e-5)
 
 
-def test_under_jit_and_vmap(key, small):
+def test_under_jit(key, small):
     plain = cg.sample(key, small.hidden, **ALL_KEPT)
     jitted = jax.jit(lambda k, p: cg.sample(k, p, **ALL_KEPT))(key, small.hidden)
     np.testing.assert_allclose(jitted.samples, plain.samples, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(jitted.r_hat, plain.r_hat, rtol=1e-2)
     assert (jitted.status, jitted.sampler, jitted.num_gradients) == ("ok", "preconditioned", plain.num_gradients)
-    both = jax.jit(jax.vmap(lambda k: cg.sample(k, small.hidden, num_chains=4, num_steps=12, warmup=6)))
-    result = both(jax.random.split(key, 2))  # with adaptation
-    assert result.mean.shape == (2, *SHAPE)
-    assert np.all(np.isfinite(result.samples))
-    assert np.all(result.step_size > 0.1)
+
+
+@pytest.mark.slow
+def test_under_vmap_with_adaptation(key, small):
+    both = jax.jit(jax.vmap(lambda k: cg.sample(k, small.hidden, **RUN)))
+    result = both(jax.random.split(key, 2))
+    for i in range(2):
+        one = jax.tree.map(lambda x, i=i: x[i], result)
+        assert moment_score(one, small.law.mean, small.law.covariances[0]) < TOLERANCE
+    assert np.max(np.abs(result.mean[0] - result.mean[1])) > 1e-4
 
 
 def test_without_warm_up_the_step_size_stays(key, small):
@@ -386,7 +391,7 @@ def test_every_shell_of_a_wedge_posterior_with_default_settings(key):
     posterior, mask, mean, variance = wedge_problem(shape, hidden=False)
     result = cg.sample(key, posterior)
     errors = shell_errors(result, mean, variance, mask, shape)
-    assert len(errors) == 24
+    assert len(errors) == 23  # 12 shells measured, 11 in the wedge: the innermost, the mean, is measured
     assert max(errors.values()) < 0.03
 
 
@@ -395,9 +400,10 @@ def test_every_shell_of_a_wedge_posterior_by_chains(key):
     """The same with the witness hidden, so that chains have to do it; condition number 1e4."""
     shape = (12, 12, 12)
     posterior, mask, mean, variance = wedge_problem(shape, hidden=True)
-    result = cg.sample(key, posterior, sampler="pcnl", num_steps=4000)
+    result = cg.sample(key, posterior, sampler="pcnl", num_steps=10_000, num_kept=2000)
     errors = shell_errors(result, mean, variance, mask, shape)
     assert max(errors.values()) < 0.03
     assert result.r_hat < 1.05
-    halved = result.mean + np.sqrt(0.5) * (result.samples - result.mean)
+    center = result.mean[None, None]
+    halved = center + np.sqrt(0.5) * (result.samples - center)
     assert max(shell_errors(dataclasses.replace(result, samples=halved), mean, variance, mask, shape).values()) > 0.3
