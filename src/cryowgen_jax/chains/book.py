@@ -85,13 +85,13 @@ def plan(warmup: int, num_steps: int, num_kept: int, *, in_one: bool = False) ->
             f"num_steps={num_steps}, num_kept={num_kept}, warmup={warmup}: give 1 <= num_kept <= num_steps, warmup >= 0"
         )
     thin = num_steps // num_kept
-    records = _largest_divisor(thin, max(1, MAX_RECORDS // num_kept))
-    pieces = _largest_divisor(warmup, 1 if in_one else WARMUP_CHUNKS) if warmup else 0
+    records = parallel.largest_divisor(thin, max(1, MAX_RECORDS // num_kept))
+    pieces = parallel.largest_divisor(warmup, 1 if in_one else WARMUP_CHUNKS) if warmup else 0
     chunks = [Chunk("warm-up", 0, 1, warmup // pieces)] * pieces if pieces else []
     lead = num_steps - thin * num_kept
     chunks += [Chunk("unrecorded", 0, 1, lead)] if lead else []
-    pieces = _largest_divisor(num_kept, 1 if in_one else SAMPLING_CHUNKS)
-    group = 1 if in_one or pieces < num_kept else _largest_divisor(records, max(1, SAMPLING_CHUNKS // pieces))
+    pieces = parallel.largest_divisor(num_kept, 1 if in_one else SAMPLING_CHUNKS)
+    group = 1 if in_one or pieces < num_kept else parallel.largest_divisor(records, max(1, SAMPLING_CHUNKS // pieces))
     return chunks + [Chunk("sampling", num_kept // pieces, records // group, thin // records, group)] * pieces * group
 
 
@@ -197,7 +197,3 @@ class Book:
                 f"{'this' if keys_agree else 'another'} key: repeat the key and numbers of that run, or name another "
                 "folder"
             )
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)

@@ -44,13 +44,14 @@ def layout(num_chains: int, size: int, devices: Sequence[jax.Device] | None, bat
         raise InputError(f"batch_size={batch_size}: give at least 1, or None")
     limit = num_chains if batch_size is None else batch_size
     if available[0].platform == "cpu":
-        group = _largest_divisor(num_chains, min(limit, max(1, CPU_ELEMENTS // size)))
-        return Layout(group, available[: _largest_divisor(num_chains // group, len(available))])
-    count = _largest_divisor(num_chains, len(available))
-    return Layout(_largest_divisor(num_chains // count, limit), available[:count])
+        group = largest_divisor(num_chains, min(limit, max(1, CPU_ELEMENTS // size)))
+        return Layout(group, available[: largest_divisor(num_chains // group, len(available))])
+    count = largest_divisor(num_chains, len(available))
+    return Layout(largest_divisor(num_chains // count, limit), available[:count])
 
 
-def _largest_divisor(number: int, limit: int) -> int:
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of ``number`` that is not above ``limit``."""
     return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
 
 
