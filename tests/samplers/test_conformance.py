@@ -194,15 +194,15 @@ def test_runs_in_blackjax_s_driver(key, build):
 
 
 def test_pcnl_refuses_a_proposal_that_is_not_finite(key):
-    """A witness that is nan beyond 2.5: every accepted position stays inside."""
+    """A witness that is nan beyond 1.5: every accepted position stays inside."""
     gaussian, _ = split(posterior(0))
-    cliff = jax.tree_util.Partial(lambda z: jnp.where(jnp.max(jnp.abs(z)) > 2.5, jnp.nan, -jnp.sum(z**2)))
+    cliff = jax.tree_util.Partial(lambda z: jnp.where(jnp.max(jnp.abs(z)) > 1.5, jnp.nan, -jnp.sum(z**2)))
     algorithm = cg.pcnl(cliff, gaussian, 0.9)
     keys = jax.random.split(key, 200)
     _, (path, info) = steps(as_argument(algorithm), keys, jnp.zeros(SHAPE))
-    assert np.max(np.abs(path)) <= 2.5
-    assert np.any(info.is_accepted)
-    assert not np.all(info.is_accepted)
+    assert np.max(np.abs(path)) <= 1.5
+    assert np.sum(info.is_accepted) > 20
+    assert np.sum(info.acceptance_rate == 0) > 5  # nan proposals did come
     assert np.all(np.isfinite(info.acceptance_rate))
 
 
