@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from cryowgen_jax import potentials, samplers
@@ -47,7 +46,7 @@ def assemble(target: Posterior | LogDensityFn, sampler: Any, example: Array | No
     if isinstance(target, Posterior) and isinstance(target.decoder, FourierDiagonal):
         gaussian, remainder = potentials.split(target)
     probe = _probe(target, gaussian, example)
-    start = None if gaussian is None else samplers.bind(_draw, gaussian)
+    start = None if gaussian is None else samplers.as_pytree(gaussian.draw)
     if not isinstance(sampler, str):
         return Assembly(_ready_made(sampler), start, probe)
     if sampler not in NAMES:
@@ -61,7 +60,7 @@ def assemble(target: Posterior | LogDensityFn, sampler: Any, example: Array | No
         return Assembly(_fourier(sampler, gaussian, remainder), start, probe)
     log_density = target.log_density if isinstance(target, Posterior) else target
     if start is None and isinstance(target, Posterior):
-        start = samplers.bind(_tether_draw, target)
+        start = samplers.bind(potentials.draw_conditional_prior, target)
     return Assembly(_euler(sampler, log_density, target), start, probe)
 
 
@@ -81,7 +80,7 @@ def _fourier(sampler: str, gaussian: potentials.FourierGaussian, remainder: Call
             "use sampler='pcnl'"
         )
     if sampler == "preconditioned":
-        builder = samplers.bind(_preconditioned_builder, remainder, gaussian)
+        builder = samplers.bind(samplers.preconditioned, remainder, gaussian)
         return Kernel(builder, samplers.largest_step(gap), sampler)
     step_size = jnp.minimum(0.5, 0.3 / (1.0 + gap))
     if adjusted:
@@ -107,9 +106,7 @@ def _euler(sampler: str, log_density: LogDensityFn, target: Posterior | LogDensi
         )
     _, high = potentials.curvature_bounds(target.witness)
     stiffest = target.data_weight * jnp.max(target.decoder.transfer) ** 2 + target.prior_precision + high
-    return Kernel(
-        samplers.bind(_builder_of, jax.tree_util.Partial(builder), log_density), STEP_OVER_CURVATURE / stiffest, sampler
-    )
+    return Kernel(samplers.bind(builder, log_density), STEP_OVER_CURVATURE / stiffest, sampler)
 
 
 def _ready_made(algorithm: Any) -> Kernel:
@@ -147,18 +144,9 @@ def _require_posterior(target: Any) -> Posterior:
     return target
 
 
-def _draw(gaussian: potentials.FourierGaussian, key: Array) -> Array:
-    return gaussian.draw(key)
-
-
-def _tether_draw(posterior: Posterior, key: Array) -> Array:
-    noise = jax.random.normal(key, posterior.center.shape, posterior.center.dtype)
-    return posterior.center + noise * jax.lax.rsqrt(jnp.asarray(posterior.prior_precision, noise.dtype))
-
-
 def _independent_builder(gaussian: potentials.FourierGaussian, step_size: Array) -> Any:
     del step_size
-    return samplers.independent(samplers.bind(_draw, gaussian))
+    return samplers.independent(gaussian.draw)
 
 
 def _adjusted_builder(witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, step_size: Array) -> Any:
@@ -171,20 +159,10 @@ def _unadjusted_builder(
     return samplers.pcnl(witness, gaussian, 1.0 - step_size, adjusted=False)
 
 
-def _preconditioned_builder(
-    witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, step_size: Array
-) -> Any:
-    return samplers.preconditioned(witness, gaussian, step_size)
-
-
 def _mala_builder(log_density: LogDensityFn, step_size: Array) -> Any:
     import blackjax
 
     return blackjax.mala(log_density, step_size)
-
-
-def _builder_of(builder: Callable[..., Any], log_density: LogDensityFn, step_size: Array) -> Any:
-    return builder(log_density, step_size)
 
 
 def _given(init: Callable[..., Any], step: Callable[..., Any], step_size: Array) -> Any:

@@ -146,8 +146,8 @@ def sample(
         samples=outcome.kept,
         mean=mean,
         variance=variance,
-        ess=_extreme(jnp.nanmin, diagnostics.effective_sample_size(outcome.records)),
-        r_hat=_extreme(jnp.nanmax, diagnostics.split_r_hat(outcome.records)),
+        ess=jnp.nanmin(diagnostics.effective_sample_size(outcome.records)),
+        r_hat=jnp.nanmax(diagnostics.split_r_hat(outcome.records)),
         acceptance=jnp.mean(outcome.chains.acceptance),
         step_size=outcome.chains.step_size[0],
         num_gradients=num_chains * outcome.steps_done * assembly.kernel.gradients_per_step,
@@ -157,8 +157,7 @@ def sample(
 
 
 def _draws_that_fit(num_steps: int, bytes_per_draw: int) -> int:
-    limit = max(1, KEPT_BYTES // bytes_per_draw)
-    return max((d for d in range(1, min(num_steps, limit) + 1) if num_steps % d == 0), default=1)
+    return parallel.largest_divisor(max(1, num_steps), max(1, KEPT_BYTES // bytes_per_draw))
 
 
 def _one_per_chain(init: Array, posterior: Posterior | LogDensityFn, num_chains: int) -> Array:
@@ -188,10 +187,6 @@ def _accepts(log_density: LogDensityFn, position: Array) -> bool:
         return jax.eval_shape(log_density, position).shape == ()
     except (TypeError, ValueError):
         return False
-
-
-def _extreme(reduce: Callable[[Array], Array], values: Array) -> Array:
-    return reduce(values)
 
 
 def _print_progress(progress: Progress) -> None:

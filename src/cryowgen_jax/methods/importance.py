@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.methods.family import Family
-from cryowgen_jax.potentials import FourierGaussian, Posterior, data_fit, gaussian_part
+from cryowgen_jax.potentials import Posterior, data_fit, draw_conditional_prior, gaussian_part
 from cryowgen_jax.samplers import WeightedFamily, as_pytree, bind, weigh
 from cryowgen_jax.types import Array, PRNGKey
 
@@ -60,11 +60,13 @@ def importance_sample(
     posterior = dataclasses.replace(posterior, witness=witness, decoder=decoder)
     if reference == "gaussian":
         gaussian = gaussian_part(posterior)
-        return weigh(key, bind(_draw, gaussian), posterior.witness, gaussian.log_integral, num_candidates, batch_size)
+        return weigh(
+            key, as_pytree(gaussian.draw), posterior.witness, gaussian.log_integral, num_candidates, batch_size
+        )
     if reference == "conditional_prior":
         beta = jnp.asarray(posterior.prior_precision, jnp.float32)
         log_integral = 0.5 * posterior.center.size * jnp.log(2 * jnp.pi / beta)
-        draw, log_weight = bind(_draw_conditional_prior, posterior), bind(_witness_and_data_fit, posterior)
+        draw, log_weight = bind(draw_conditional_prior, posterior), bind(_witness_and_data_fit, posterior)
         return weigh(key, draw, log_weight, log_integral, num_candidates, batch_size)
     raise ValueError(f'reference={reference!r} is not known: give "gaussian" or "conditional_prior"')
 
@@ -80,15 +82,6 @@ def cryowgen_mc(
     heaviest = jnp.argsort(-weighted.log_weights)[: min(num_samples, num_candidates)]
     weights = jax.nn.softmax(weighted.log_weights[heaviest])
     return Family(weighted.samples[heaviest], weights, weighted.mean, jnp.sqrt(weighted.variance))
-
-
-def _draw(gaussian: FourierGaussian, key: PRNGKey) -> Array:
-    return gaussian.draw(key)
-
-
-def _draw_conditional_prior(posterior: Posterior, key: PRNGKey) -> Array:
-    noise = jax.random.normal(key, posterior.center.shape, posterior.center.dtype)
-    return posterior.center + noise * jax.lax.rsqrt(jnp.asarray(posterior.prior_precision, noise.dtype))
 
 
 def _witness_and_data_fit(posterior: Posterior, position: Array) -> Array:

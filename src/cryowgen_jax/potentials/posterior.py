@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from cryowgen_jax.potentials.witnesses import ScaledWitness
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, FourierDiagonal
+from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
 
 
 def data_fit(
@@ -71,6 +71,12 @@ class Posterior:
     def drift(self, position: Array) -> Array:
         """Grad F(z)."""
         return jax.grad(self.log_density)(position)
+
+
+def draw_conditional_prior(posterior: Posterior, key: PRNGKey) -> Array:
+    """One draw of kappa(z | x) = N(zbar, I / beta)."""
+    noise = jax.random.normal(key, posterior.center.shape, posterior.center.dtype)
+    return posterior.center + noise * jax.lax.rsqrt(jnp.asarray(posterior.prior_precision, noise.dtype))
 
 
 def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None) -> Array:
