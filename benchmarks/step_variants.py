@@ -113,7 +113,7 @@ def driver(posterior: cg.Posterior, key: jax.Array, start: jax.Array, steps: int
     Timed from the report after a first, short chunk to the one after the chunk of ``steps`` steps, so that what a run
     does once is left out, and all that the host does per chunk is in.
     """
-    assembly = kernels.assemble(posterior, "langevin", None)
+    assembly = kernels.assemble(jax.random.key(0), posterior, "langevin", None)
     chunks = [Chunk("sampling", 1, 1, STRIDE), Chunk("sampling", steps // STRIDE, 1, STRIDE)]
 
     def measure() -> timing.Seconds:

@@ -209,6 +209,17 @@ def pcnl_variance(c: np.ndarray, g: np.ndarray, a: np.ndarray | float) -> np.nda
     return c / (1 + g) * (2 - e) / (2 - e - e * g)
 
 
+def kinetic_variance(c: np.ndarray, g: np.ndarray, h: float) -> np.ndarray:
+    """Stationary variance of unadjusted kinetic Langevin (kick, rotation, kick) on such a mode; any refreshment."""
+    return c / (1 + g * h / np.tan(h) - 0.25 * (g * h) ** 2)
+
+
+def kinetic_shift(g: np.ndarray, h: float) -> np.ndarray:
+    """How far its mean is on the way from the Gaussian part's to the witness's; g/(1 + g) is exact, and its limit."""
+    gain = g * 0.5 * h / np.tan(0.5 * h)
+    return gain / (1 + gain)
+
+
 # Comparing with samples
 
 

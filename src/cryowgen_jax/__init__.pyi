@@ -1,6 +1,8 @@
 """Public surface: every name, and the room it comes from. ``__init__.py`` imports them when they are first used."""
 
 from .chains import ChainResult as ChainResult
+from .chains import PsiEstimate as PsiEstimate
+from .chains import effective_potential as effective_potential
 from .chains import sample as sample
 from .methods import Family as Family
 from .methods import cryowgen_langevin as cryowgen_langevin
@@ -26,9 +28,12 @@ from .restoration import WedgeReport as WedgeReport
 from .restoration import inspect_wedge as inspect_wedge
 from .restoration import restore as restore
 from .samplers import WeightedFamily as WeightedFamily
+from .samplers import kinetic as kinetic
 from .samplers import langevin as langevin
 from .samplers import leimkuhler_matthews as leimkuhler_matthews
 from .samplers import pcnl as pcnl
+from .samplers import sk_rock as sk_rock
+from .samplers import tempered as tempered
 from .spatial.rotation import cube_rotations as cube_rotations
 from .spatial.rotation import random_rotations as random_rotations
 from .spatial.rotation import rotate as rotate

@@ -44,3 +44,16 @@ class HasSpectralCurvature(HasCurvature, Protocol):
     def spectral_curvature_bounds(self) -> tuple[Array, Array]:
         """Return (low_k, high_k) in rfftn layout with F^-1 low F <= -Hess w(z) <= F^-1 high F for every z."""
         ...
+
+
+@runtime_checkable
+class Stochastic(Protocol):
+    """A witness that can be drawn; called itself, it is the expectation of its draws, or an average that is fixed."""
+
+    def at(self, key: PRNGKey) -> LogDensityFn:
+        """Return the deterministic witness, position -> scalar, of one random draw."""
+        ...
+
+    def __call__(self, position: Array) -> Array:
+        """Return the expected witness."""
+        ...

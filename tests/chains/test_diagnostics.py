@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cryowgen_jax.chains import streaming
-from cryowgen_jax.chains.diagnostics import effective_sample_size, split_r_hat
+from cryowgen_jax.chains.diagnostics import diagnose, effective_sample_size, split_r_hat, words
 from cryowgen_jax.chains.probes import coordinate_probe, shell_probe
 from tests import oracles
 
@@ -142,6 +142,63 @@ def test_shell_functionals_see_every_coefficient_of_their_shell_alone(rng):
             assert energy.sum() == 1
             assert energy[region : region + 3].any()
             assert not np.any(linear & ~energy)
+
+
+def gaussian_draws(rng, chains, draws, shape, precision):
+    """Independent draws of a stationary Gaussian, and their scores as half spectra."""
+    noise = rng.normal(size=(chains, draws, *shape))
+    spectrum = np.fft.rfftn(noise, axes=(2, 3, 4), norm="ortho") / np.sqrt(precision)
+    return np.fft.irfftn(spectrum, shape, axes=(2, 3, 4), norm="ortho"), -precision * spectrum
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+def test_the_virial_knows_the_temperature_shell_by_shell(rng, temperature):
+    shape = (6, 6, 6)
+    precision = np.asarray(oracles.symmetric_half(rng, shape, 0.5, 3.0), float)
+    mask = jnp.asarray(oracles.wedge(shape))
+    probe = shell_probe(jnp.full(mask.shape, 0.3 + 0j, jnp.complex64), mask, shape)  # any constant will do
+    positions, scores = gaussian_draws(rng, 4, 200, shape, precision)
+    summarise = jax.jit(jax.vmap(jax.vmap(probe)))
+    hot = np.sqrt(temperature)
+    records = summarise(jnp.asarray(hot * positions, jnp.float32), jnp.asarray(hot * scores, jnp.complex64))
+    assert records.shape[-1] == 3 * probe.size
+    as_volumes = np.fft.irfftn(hot * scores, shape, axes=(2, 3, 4), norm="ortho")
+    same = summarise(jnp.asarray(hot * positions, jnp.float32), jnp.asarray(as_volumes, jnp.float32))
+    np.testing.assert_allclose(records, same, rtol=1e-3, atol=1e-3)
+    diagnosis = diagnose(records, probe.size, probe.summaries)
+    seen = np.isfinite(np.asarray(diagnosis.virial))
+    assert seen.sum() >= 5
+    residual = np.asarray(diagnosis.virial)[seen]
+    standard = (residual - (1 - temperature)) / np.asarray(diagnosis.virial_error)[seen]
+    assert np.max(np.abs(standard)) < 4.5
+    assert np.all(np.asarray(diagnosis.r_hat)[seen] < 1.1)
+    assert np.all(np.asarray(diagnosis.ess_bulk)[seen] > 400)
+    assert np.all(np.asarray(diagnosis.ess_tail)[seen] > 300)
+
+
+def test_coordinate_probe_records_the_virial_of_every_coordinate(rng):
+    position, score = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
+    found = coordinate_probe((3, 4))(position, score)
+    np.testing.assert_allclose(found[12:], (position * score).reshape(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("ok", 500.0, 1.01, (0.01, 0.01), 0.8), "converged"),
+        (("stopped: 1 of 4 chains", 500.0, 1.01, (0.0, 0.01), 0.8), "not usable: stopped"),
+        (("ok", 500.0, 1.3, (0.0, 0.01), 0.8), "R-hat 1.30"),
+        (("ok", 20.0, 1.01, (0.0, 0.01), 0.8), "run 5.0 times longer"),
+        (("ok", 500.0, 1.01, (0.3, 0.01), 0.8), "the virial is off by +0.30"),
+        (("ok", 500.0, 1.01, (0.3, 0.1), 0.8), "converged"),
+        (("ok", 500.0, 1.01, (0.0, 0.01), 0.01), "only 1.0 % of the steps"),
+        (("ok", float("nan"), float("nan"), (0.0, 0.01), 1.0), "too few draws"),
+    ],
+)
+def test_a_run_says_in_words_whether_it_converged(arguments, expected):
+    said = words(*arguments)
+    assert expected in said
+    assert said.startswith("not ") == (expected != "converged")
 
 
 def test_coordinate_probe_takes_all_coordinates_or_256_of_them(rng):

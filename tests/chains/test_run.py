@@ -9,7 +9,7 @@ import pytest
 
 import cryowgen_jax as cg
 from cryowgen_jax.chains import parallel
-from cryowgen_jax.chains.book import MAX_RECORDS, plan
+from cryowgen_jax.chains.book import MAX_RECORDS, RAMP, SETTLING, WARMUP, plan
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.types import InputError
 from tests import oracles
@@ -45,10 +45,11 @@ def test_one_and_two_devices_give_the_same_bits(key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["pcnl", "preconditioned", "mala"])
+@pytest.mark.parametrize("sampler", ["kinetic", "pcnl", "preconditioned", "mala"])
 def test_one_two_and_four_devices_give_the_same_bits(key, sampler):
     """Where acceptance rates steer step sizes, whatever is rounded otherwise anywhere shows."""
-    kwargs = {"sampler": sampler, "num_chains": 4, "num_steps": 12, "num_kept": 4, "warmup": 10}
+    warmup = 40 if sampler == "kinetic" else 10  # enough to learn from
+    kwargs = {"sampler": sampler, "num_chains": 4, "num_steps": 12, "num_kept": 4, "warmup": warmup}
     one, two, four = (cg.sample(key, problem(LARGE), devices=jax.devices()[:n], **kwargs) for n in (1, 2, 4))
     assert same(one, two)
     assert same(one, four)
@@ -132,6 +133,21 @@ def test_chunks_hold_every_step_once(warmup, num_steps, num_kept, in_one):
     assert len(set(chunks)) <= 3  # each kind compiles once
 
 
+@pytest.mark.parametrize("in_one", [False, True])
+@pytest.mark.parametrize("warmup", [1, 39, 40, 47, 500])
+def test_a_kernel_that_learns_has_three_phases(warmup, in_one):
+    chunks = [c for c in plan(warmup, 10, 2, in_one=in_one, learns=True) if c.phase in WARMUP]
+    assert sum(c.steps for c in chunks) == warmup
+    phases = [c.phase for c in chunks]
+    assert phases == sorted(phases, key=WARMUP.index)
+    assert (len(set(phases)) == 3) == (warmup >= 40)
+    assert phases[-1] == SETTLING
+    ramp = [c for c in chunks if c.phase == RAMP]
+    assert all(c.ramp == sum(c.steps for c in ramp) for c in ramp)
+    assert all(c.ramp == 0 for c in chunks if c.phase != RAMP)
+    assert len({c._replace(phase="", ramp=0) for c in chunks}) <= (3 if in_one else 2)
+
+
 # Interruption --------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +183,19 @@ def test_a_resumed_run_ends_with_the_same_bits(key, tmp_path, sampler, chunks):
     assert len(told) == len(plan(10, 33, 8)) - chunks
     assert same(whole, resumed)
     assert (whole.status, whole.num_gradients) == (resumed.status, resumed.num_gradients)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunks", [3, 8, 11, 15, 16, 20, 25], ids=lambda n: f"after {n}")
+def test_a_kernel_that_learned_is_resumed_with_the_same_bits(key, tmp_path, chunks):
+    """Interrupted in the ramp, behind it, while it learns, before and after it changes, at the end of warm-up."""
+    target, arguments = problem(SMALL), RUN | {"sampler": "kinetic", "warmup": 60}
+    whole = cg.sample(key, target, **arguments)
+    with pytest.raises(Interrupted):
+        cg.sample(key, target, checkpoint=tmp_path, progress=stop_after(chunks), **arguments)
+    resumed = cg.sample(key, target, checkpoint=tmp_path, **arguments)
+    assert same(whole, resumed)
+    assert not same(whole, cg.sample(key, target, **(arguments | {"warmup": 40})))
 
 
 @pytest.mark.slow

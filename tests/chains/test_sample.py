@@ -95,8 +95,11 @@ SLOW = pytest.mark.slow
     "sampler",
     [
         "auto",
+        "kinetic_unadjusted",
         "preconditioned",
         "langevin",
+        pytest.param("pcnl", marks=SLOW),
+        pytest.param("tempered", marks=SLOW),
         pytest.param("mala", marks=SLOW),
         pytest.param("pcnl_unadjusted", marks=SLOW),
         pytest.param("leimkuhler_matthews", marks=SLOW),
@@ -105,12 +108,13 @@ SLOW = pytest.mark.slow
 def test_every_kernel_by_name_has_its_law(key, small, sampler):
     result = cg.sample(key, small.hidden, sampler=sampler, **RUN)
     assert result.status == "ok"
-    assert result.sampler == ("pcnl" if sampler == "auto" else sampler)
+    assert result.sampler == ("kinetic" if sampler == "auto" else sampler)
     assert moment_score(result, small.law.mean, expected_covariance(small, result)) < TOLERANCE
     assert moment_score(result, small.law.mean, 0.7 * expected_covariance(small, result)) > TOLERANCE
     assert 0.4 < result.acceptance <= 1
     assert result.r_hat < 1.2
-    assert result.num_gradients == 64 * (200 + 60)
+    assert result.num_gradients % (64 * (200 + 60)) == 0
+    assert (result.num_gradients > 64 * (200 + 60)) == (sampler == "tempered")
     assert result.samples.dtype == result.mean.dtype == jnp.float32
 
 
@@ -183,7 +187,8 @@ def test_stein_and_virial_identities_on_chains(key, small):
     """E[grad F] = 0 and E[(z - c) . grad F] = -D for any c, with no reference solution; a plain function as witness."""
     target = soft_posterior(small)
     result = cg.sample(key, target, **RUN)
-    assert result.sampler == "pcnl"
+    assert result.sampler == "kinetic"
+    assert "Metropolis" in result.reason
 
     def scores(samples):
         z = np.asarray(samples, float).reshape(64, -1, 6)
@@ -205,10 +210,11 @@ def test_a_plain_log_density(key, small):
     assert moment_score(result, np.full(6, 1.5), 0.3 * np.eye(6)) < TOLERANCE
 
 
-def test_a_decoder_without_transfer_falls_back_to_mala(key, small):
-    target = dataclasses.replace(small.open, decoder=jax.tree_util.Partial(lambda t, z: jnp.tanh(t * z), 0.3))
-    assembly = assemble(target, "auto", None)
-    assert assembly.kernel.name == "mala"
+def test_a_decoder_without_transfer_falls_back_to_the_tether(key, small):
+    target = dataclasses.replace(small.hidden, decoder=jax.tree_util.Partial(lambda t, z: jnp.tanh(t * z), 0.3))
+    assembly = assemble(key, target, "auto", None)
+    assert assembly.kernel.name == "kinetic"
+    assert "tether" in assembly.reason
     starts = jax.vmap(require_start(assembly))(jax.random.split(key, 2000))  # from the conditional prior
     assert np.max(np.abs(oracles.mean_scores(starts, target.center))) < TOLERANCE
     np.testing.assert_allclose(np.var(starts, axis=0), 1 / BETA, rtol=0.2)
@@ -407,3 +413,117 @@ def test_every_shell_of_a_wedge_posterior_by_chains(key):
     center = result.mean[None, None]
     halved = center + np.sqrt(0.5) * (result.samples - center)
     assert max(shell_errors(dataclasses.replace(result, samples=halved), mean, variance, mask, shape).values()) > 0.3
+
+
+# Random witnesses ----------------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Noisy:
+    """A witness of which every draw has another slope, of variance ``noise`` per coordinate."""
+
+    witness: Hidden
+    noise: jax.Array
+
+    def __call__(self, position):
+        return self.witness(position)
+
+    def at(self, key):
+        slope = jnp.sqrt(self.noise) * jax.random.normal(key, SHAPE)
+        return jax.tree_util.Partial(_sloped, self.witness, slope)
+
+    def curvature_bounds(self):
+        return self.witness.curvature_bounds()
+
+
+def _sloped(witness, slope, position):
+    return witness(position) + jnp.sum(slope * position)
+
+
+@pytest.mark.slow
+def test_a_random_witness_is_recognised_and_its_noise_reported(key, small):
+    """Coordinates of the measured law; a plain run is wider by the reported share of the injected variance."""
+    noisy = dataclasses.replace(small.hidden, witness=Noisy(small.hidden.witness, jnp.float32(4.0)))
+    result = cg.sample(key, noisy, **RUN)
+    assert result.sampler == "stochastic"
+    assert "random" in result.reason
+    assert result.num_gradients == 2 * 64 * 260
+    assert 0.02 < float(result.gradient_noise) < 1
+    quiet = dataclasses.replace(small.hidden, witness=Noisy(small.hidden.witness, jnp.float32(0.0)))
+    silent = cg.sample(key, quiet, **RUN)
+    assert float(silent.gradient_noise) < 1e-6
+    shift = 0.5 * (small.curvature.min() + small.curvature.max())
+    c = 1 / (small.stiffness - small.curvature + shift)
+    variance = oracles.pcnl_variance(c, c * (small.curvature - shift), 1 - float(result.step_size))
+    assert moment_score(result, small.law.mean, oracles.dense_filter(variance, SHAPE)) < TOLERANCE
+
+
+def test_kernels_that_know_their_energy_error_report_it_and_others_do_not(key, small):
+    few = {"num_chains": 2, "num_steps": 16, "num_kept": 4, "warmup": 0}
+    kinetic = cg.sample(key, small.hidden, sampler="kinetic", **few)
+    assert 0 < float(kinetic.energy_error) < 5
+    assert kinetic.records.shape[-1] == 3 * kinetic.groups[0]
+    diagnosis = kinetic.diagnose()
+    assert np.isfinite(diagnosis.virial).any()
+    assert kinetic.verdict.startswith("not converged")
+    langevin = cg.sample(key, small.hidden, sampler="langevin", **few)
+    assert np.isnan(langevin.energy_error)
+    assert np.isnan(langevin.gradient_noise)
+    assert langevin.records.shape[-1] == 2 * langevin.groups[0]
+
+
+@pytest.mark.slow
+def test_sk_rock_by_name_on_a_decoder_that_is_not_diagonal(key, small):
+    """A gentle posterior, where its steps are short against every mode and its law is right."""
+    size = int(np.prod(SHAPE))
+    h = np.eye(size) + 0.3 * np.random.default_rng(0).normal(size=(size, size))
+    decoder = jax.tree_util.Partial(_apply, jnp.asarray(h, jnp.float32))
+    curvature = np.full((*SHAPE[:-1], SHAPE[-1] // 2 + 1), 0.5)
+    witness = Hidden(cg.QuadraticWitness(jnp.asarray(curvature, jnp.float32), jnp.zeros(SHAPE)))
+    target = dataclasses.replace(small.open, witness=witness, decoder=decoder)
+    law = oracles.gaussian_posterior(h, small.x, LAM, small.center, BETA, 0.5 * np.eye(size), np.zeros(size))
+    exact = cg.sample(key, target, **RUN)
+    assert exact.sampler == "kinetic"
+    assert moment_score(exact, law.mean, law.covariances[0]) < TOLERANCE
+    result = cg.sample(key, target, sampler="sk_rock", **RUN)
+    assert result.status == "ok"
+    assert result.num_gradients == 10 * 64 * 260
+    kept = np.asarray(result.samples, float).reshape(64, -1, size)
+    assert np.max(np.abs(oracles.mean_scores(kept.mean(axis=1), law.mean))) < TOLERANCE
+    share = np.diag(np.cov(kept.reshape(-1, size).T)) / np.diag(law.covariances[0])
+    assert np.all(share < 1.05)  # it under-disperses, never the reverse
+
+
+def _apply(matrix, z):
+    return (matrix @ z.reshape(-1)).reshape(z.shape)
+
+
+@pytest.mark.slow
+def test_without_a_metropolis_test_variances_stay_within_two_per_cent(key):
+    """A log-cosh witness of ten times the tether's curvature, lambda / beta = 1e4; exact draws beside it by kinetic."""
+    shape = (10, 10, 10)
+    mask = oracles.wedge(shape)
+    truth = jnp.asarray(0.5 * np.random.default_rng(2).normal(size=shape), jnp.float32)
+    decoder = Wedge(jnp.asarray(mask))
+    witness = jax.tree_util.Partial(_log_cosh, jnp.float32(10.0), jnp.float32(0.3))
+    target = cg.Posterior(witness, decoder, decoder(truth), jnp.zeros(shape), 1e4, 1.0)
+
+    def variances(sampler, noise_key):
+        result = cg.sample(noise_key, target, sampler=sampler, num_chains=8, num_steps=1600, num_kept=400, warmup=400)
+        assert result.verdict == "converged"
+        spectra = np.fft.rfftn(np.asarray(result.samples, float), axes=(2, 3, 4), norm="ortho").reshape(-1, *mask.shape)
+        spread = np.mean(np.abs(spectra - spectra.mean(axis=0)) ** 2, axis=0)
+        weight = np.broadcast_to(oracles.multiplicity(shape), mask.shape)
+        return np.array([np.average(spread[mask == m], weights=weight[mask == m]) for m in (0, 1)]), result
+
+    exact, adjusted = variances("kinetic", key)
+    found, free = variances("auto", jax.random.fold_in(key, 1))
+    assert (adjusted.sampler, free.sampler) == ("kinetic", "kinetic_unadjusted")
+    assert float(adjusted.step_size) < float(free.step_size)
+    np.testing.assert_allclose(found, exact, rtol=0.02)
+
+
+def _log_cosh(curvature, scale, z):
+    t = jnp.abs(z) / scale
+    return -curvature * scale**2 * jnp.sum(t + jax.nn.softplus(-2 * t) - jnp.log(2.0))

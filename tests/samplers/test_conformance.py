@@ -70,8 +70,54 @@ def independent(target):
     return samplers.independent(split(target)[0].draw)
 
 
+def sk_rock(target):
+    return cg.sk_rock(target.log_density, jnp.float32(0.3), num_stages=4)
+
+
+def kinetic(target):
+    gaussian, rest = split(target)
+    return cg.kinetic(rest, gaussian, jnp.float32(0.4))
+
+
+def kinetic_unadjusted(target):
+    gaussian, rest = split(target)
+    return cg.kinetic(rest, gaussian, jnp.float32(0.4), adjusted=False)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RandomWitness:
+    """A witness, at a point moved at random."""
+
+    witness: CountingWitness
+
+    def __call__(self, position):
+        return self.witness(position)
+
+    def at(self, key):
+        shift = 0.1 * jax.random.normal(key, SHAPE)
+        return jax.tree_util.Partial(lambda witness, shift, position: witness(position + shift), self.witness, shift)
+
+
+def stochastic(target):
+    gaussian, rest = split(target)
+    return samplers.stochastic(RandomWitness(rest), gaussian, jnp.float32(0.6))
+
+
 EVERY = pytest.mark.parametrize(
-    "build", [langevin, leimkuhler_matthews, pcnl, pcnl_unadjusted, preconditioned, independent]
+    "build",
+    [
+        langevin,
+        leimkuhler_matthews,
+        pcnl,
+        pcnl_unadjusted,
+        kinetic,
+        kinetic_unadjusted,
+        preconditioned,
+        independent,
+        sk_rock,
+        stochastic,
+    ],
 )
 
 
@@ -123,6 +169,8 @@ def test_step_sizes_of_any_kind_keep_float32(key, step_size):
         cg.langevin(target.log_density, step_size),
         cg.leimkuhler_matthews(target.log_density, step_size),
         cg.pcnl(rest, gaussian, step_size),
+        cg.kinetic(rest, gaussian, step_size),
+        cg.kinetic(rest, gaussian, step_size, step_size, power=step_size, adjusted=False),
         samplers.preconditioned(rest, gaussian, step_size),
     ]
     for algorithm in algorithms:

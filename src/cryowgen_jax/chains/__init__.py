@@ -1,6 +1,7 @@
 """Many chains, one loop: vmap, scan, pmap; streamed moments, diagnostics, step-size adaptation."""
 
 from cryowgen_jax.chains.book import Progress
+from cryowgen_jax.chains.effective_potential import PsiEstimate, effective_potential
 from cryowgen_jax.chains.sample import ChainResult, sample
 
-__all__ = ["ChainResult", "Progress", "sample"]
+__all__ = ["ChainResult", "Progress", "PsiEstimate", "effective_potential", "sample"]

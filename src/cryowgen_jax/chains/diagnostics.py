@@ -1,6 +1,10 @@
-"""Convergence of the recorded summaries: effective sample size and split R-hat, by BlackJAX."""
+"""Convergence of the recorded summaries: effective sample sizes and R-hat by BlackJAX, and the virial."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,83 @@ import jax.numpy as jnp
 from cryowgen_jax.types import Array
 
 MIN_DRAWS = 8
+LARGEST_R_HAT, LEAST_ESS = 1.05, 100.0  # what passes for converged
+LARGEST_VIRIAL, VIRIAL_ERRORS = 0.05, 5.0  # residual of the virial, and in how many of its standard errors
+
+
+class Diagnosis(NamedTuple):
+    """What the records say about every group of coordinates; nan where a group never moves or was not recorded.
+
+    For volumes a group is a Fourier shell of the wedge (the first half) or of the measured region, and the worse of its
+    linear functional and its energy counts; otherwise it is a coordinate.
+
+    ``ess_bulk``, ``ess_tail`` and ``r_hat`` are rank-normalised (Vehtari, Gelman, Simpson, Carpenter and Buerkner,
+    Bayesian Analysis 2021). ``virial`` is the mean of (z - c) . grad F per real coordinate plus 1: 0 if the chains have
+    the temperature and the law of the posterior (no reference solution is needed). ``virial_error`` is its standard
+    error.
+    """
+
+    ess_bulk: Array
+    ess_tail: Array
+    r_hat: Array
+    virial: Array
+    virial_error: Array
+
+
+def diagnose(records: Array, size: int, summaries: int) -> Diagnosis:
+    """Diagnosis of records (chains, draws, k size) with ``summaries`` kinds of ``size`` first, the virials behind."""
+    from blackjax.diagnostics import ess_bulk, ess_tail, rhat
+
+    shape = (*records.shape[:2], -1, size)
+    kinds = records.reshape(shape)
+    if records.shape[1] < MIN_DRAWS:
+        return Diagnosis(*[jnp.full((size,), jnp.nan)] * 5)
+    plain = kinds[:, :, :summaries].reshape(*records.shape[:2], -1)
+    moves = _moves(plain)
+
+    def worst(values: Array, reduce: Callable[..., Array]) -> Array:
+        return reduce(jnp.where(moves, values, jnp.nan).reshape(summaries, size), axis=0)
+
+    plain = _standardise(plain)
+    virial = virial_error = jnp.full((size,), jnp.nan)
+    if kinds.shape[2] > summaries:
+        virial, virial_error = virial_residual(kinds[:, :, summaries])
+    with jax.numpy_rank_promotion("allow"):  # BlackJAX relies on it
+        bulk, tail, r_hat = ess_bulk(plain), ess_tail(plain), rhat(plain)
+    reduced = (worst(bulk, jnp.nanmin), worst(tail, jnp.nanmin), worst(r_hat, jnp.nanmax))
+    return Diagnosis(*reduced, virial, virial_error)
+
+
+@jax.jit
+def virial_residual(virials: Array) -> tuple[Array, Array]:
+    """Mean of the recorded virials plus 1, and its standard error: (chains, draws, groups) -> two of (groups,)."""
+    moves = _moves(virials)
+    mean = jnp.mean(virials, axis=(0, 1)) + 1.0
+    error = jnp.std(virials, axis=(0, 1)) / jnp.sqrt(effective_sample_size(virials))
+    return jnp.where(moves, mean, jnp.nan), jnp.where(moves, error, jnp.nan)
+
+
+def words(status: str, ess: float, r_hat: float, virial: tuple[float, float], acceptance: float) -> str:
+    """Whether a run can be relied on, in a sentence; ``virial`` is the worst residual and its standard error."""
+    if status != "ok":
+        return f"not usable: {status}"
+    faults = []
+    if acceptance < 0.05:
+        faults.append(f"only {100 * acceptance:.1f} % of the steps were accepted")
+    if math.isnan(r_hat):
+        faults.append("too few draws were recorded to judge: run longer")
+    elif r_hat > LARGEST_R_HAT:
+        faults.append(f"chains disagree (R-hat {r_hat:.2f}, should be below {LARGEST_R_HAT}): run longer")
+    if ess < LEAST_ESS:
+        faults.append(
+            f"{ess:.0f} effective samples (should be {LEAST_ESS:.0f}): run {LEAST_ESS / ess:.1f} times longer"
+        )
+    residual, error = virial
+    if abs(residual) > max(LARGEST_VIRIAL, VIRIAL_ERRORS * error):
+        faults.append(
+            f"the virial is off by {residual:+.2f} (standard error {error:.2f}): chains are not where the density says"
+        )
+    return "converged" if not faults else "not converged: " + "; ".join(faults)
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,28 +18,41 @@ MAX_COORDINATES = 256
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ShellProbe:
-    """Per Fourier shell, measured region and wedge apart: one linear functional and the energy about a reference.
+    """Per Fourier shell, wedge and measured region apart: a linear functional, the energy and the virial.
 
-    The functional (coefficients summed with fixed random signs) shows how the mean mixes, the energy how the variance
-    does. Call it on a volume: (4 * num_shells,).
+    The functional (coefficients summed with fixed random signs) shows how the mean mixes, the energy about a reference
+    how the variance does. The virial, sum_k (z - c)_k . (grad F)_k over the shell's number of real coefficients, is -1
+    on average over the posterior, whatever c is (an integration by parts). Call it on a volume and its score:
+    (6 * num_shells,), or without a score, (4 * num_shells,). Wedge shells come first.
     """
 
     label: Array
     signs: Array
     reference: Array
     num_shells: int = dataclasses.field(metadata={"static": True})
+    summaries: ClassVar[int] = 2  # kinds of summaries before the virial
 
-    def __call__(self, position: Array) -> Array:
-        """Summaries of one volume."""
+    @property
+    def size(self) -> int:
+        """Entries of one kind."""
+        return 2 * self.num_shells
+
+    def __call__(self, position: Array, score: Array | None = None) -> Array:
+        """Summaries of one volume; ``score``: gradient of the log-density there, a volume or its half spectrum."""
         spectrum = fourier.rfftn(position) - self.reference
         weight = fourier.multiplicity(position.shape)
         linear = jnp.real(spectrum * self.signs) * weight
         energy = (jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2) * weight
 
         def sums(values: Array) -> Array:
-            return jax.ops.segment_sum(values.reshape(-1), self.label.reshape(-1), num_segments=2 * self.num_shells)
+            return jax.ops.segment_sum(values.reshape(-1), self.label.reshape(-1), num_segments=self.size)
 
-        return jnp.concatenate([sums(linear), sums(energy)])
+        if score is None:
+            return jnp.concatenate([sums(linear), sums(energy)])
+        force = score if jnp.iscomplexobj(score) else fourier.rfftn(score)
+        virial = (jnp.real(spectrum) * jnp.real(force) + jnp.imag(spectrum) * jnp.imag(force)) * weight
+        freedom = jnp.maximum(sums(jnp.broadcast_to(weight, virial.shape)), 1.0)
+        return jnp.concatenate([sums(linear), sums(energy), sums(virial) / freedom])
 
 
 def shell_probe(reference: Array, transfer: Array, shape: tuple[int, ...]) -> ShellProbe:
@@ -56,13 +70,26 @@ def shell_probe(reference: Array, transfer: Array, shape: tuple[int, ...]) -> Sh
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CoordinateProbe:
-    """The coordinates of a position, or a fixed random 256 of them where there are more."""
+    """The coordinates of a position, or a fixed random 256 of them where there are more, and their virials.
+
+    The virial of coordinate i is z_i (grad F)_i, -1 on average.
+    """
 
     index: Array
+    summaries: ClassVar[int] = 1
 
-    def __call__(self, position: Array) -> Array:
-        """Summaries of one position."""
-        return position.reshape(-1)[self.index]
+    @property
+    def size(self) -> int:
+        """Entries of one kind."""
+        return int(self.index.shape[0])
+
+    def __call__(self, position: Array, score: Array | None = None) -> Array:
+        """Summaries of one position; ``score``: gradient of the log-density there, or its half spectrum."""
+        values = position.reshape(-1)[self.index]
+        if score is None:
+            return values
+        force = fourier.irfftn(score, position.shape) if jnp.iscomplexobj(score) else score
+        return jnp.concatenate([values, values * force.reshape(-1)[self.index]])
 
 
 def coordinate_probe(shape: tuple[int, ...]) -> CoordinateProbe:

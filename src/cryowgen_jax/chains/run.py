@@ -6,52 +6,87 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.chains import parallel, streaming
-from cryowgen_jax.chains.book import Book, Chain, Chunk, Progress, Run
+from cryowgen_jax.chains.book import SETTLING, TUNING, WARMUP, Book, Chain, Chunk, Progress, Run
 from cryowgen_jax.types import Array, PRNGKey, PyTree
 
 START_STEP = 2**31 - 1  # the key of a chain's start; steps count from 0
+RESTART_STEP = START_STEP - 1  # and of its start with a refitted kernel
+
+
+class Phase(NamedTuple):
+    """What tells the parts of warm-up apart: steps until the power is 1 (0: it is), and 1 where averages are taken."""
+
+    ramp: Array
+    tuning: Array
+
+
+class Move(NamedTuple):
+    """What a kernel does with a step size, and what its states say; pytree callables.
+
+    ``build``: step size -> BlackJAX SamplingAlgorithm, or (step size, power) where the kernel ramps. ``score``: state
+    -> gradient of the log-density there, as an array of the position's shape or as its half spectrum; None where
+    states do not hold it.
+    """
+
+    build: Callable[..., Any]
+    score: Callable[[PyTree], Array] | None = None
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A Markov kernel with a step size that warm-up may adapt; a pytree.
+    """A Markov kernel that warm-up may adapt; a pytree.
 
     Parameters
     ----------
-    build
-        step size -> BlackJAX SamplingAlgorithm, a pytree callable.
+    move
+        What it does.
     step_size
         Where adaptation starts, or the value to keep.
+    quality
+        info -> number in [0, 1] that falls with the step size, for adaptation to steer; None takes the acceptance.
+    observe, refit
+        state -> arrays, averaged over the middle of warm-up and over chains; averages -> the ``Move`` to go on with.
+        None where there is nothing to learn.
     name
         What the result calls it.
-    target_acceptance
-        Mean acceptance that warm-up steers to by dual averaging; None keeps ``step_size``.
+    target
+        Mean quality that warm-up steers to by dual averaging; None keeps ``step_size``.
     max_step_size
         Largest step size that makes sense.
     gradients_per_step
         Gradients of the witness or log-density that one step takes.
+    ramps
+        Whether the first part of warm-up raises the power t of rho_t ~ exp(t w) N(mu, C) from 0 to 1.
     """
 
-    build: Callable[[Array], Any]
+    move: Move
     step_size: Array
-    name: str = dataclasses.field(metadata={"static": True})
-    target_acceptance: float | None = dataclasses.field(default=None, metadata={"static": True})
+    quality: Callable[[Any], Array] | None = None
+    observe: Callable[[PyTree], PyTree] | None = None
+    refit: Callable[[PyTree], Move] | None = None
+    name: str = dataclasses.field(default="", metadata={"static": True})
+    target: float | None = dataclasses.field(default=None, metadata={"static": True})
     max_step_size: float = dataclasses.field(default=float("inf"), metadata={"static": True})
     gradients_per_step: int = dataclasses.field(default=1, metadata={"static": True})
+    ramps: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def algorithm(self, step_size: Array, power: Array | float = 1.0) -> Any:
+        """The kernel at this step size and power."""
+        return self.move.build(step_size, power) if self.ramps else self.move.build(step_size)
 
 
 def run(
     key: PRNGKey,
     kernel: Kernel,
     positions: Array,
-    probe: Callable[[Array], Array],
+    probe: Callable[..., Array],
     chunks: Sequence[Chunk],
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -64,7 +99,7 @@ def run(
     Chain i uses ``fold_in(fold_in(key, i), step)`` at every step, so its path depends neither on the devices nor on how
     the run is cut or resumed. A chunk that ends in a state that is not finite is dropped: the run stops with the state
     before it. ``checkpoint`` is a folder: the run is saved there after chunks and when it is interrupted, and taken up
-    from there where it holds something.
+    from there where it holds something. ``probe`` is called with a position and its score (None: the kernel has none).
     """
     if parallel.is_traced((key, kernel, positions)):
         devices = (jax.local_devices() if devices is None else devices)[:1]
@@ -75,15 +110,24 @@ def run(
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(positions.shape[0]))
     chains = mapped(_start)(kernel, (keys, positions))
-    book = Book(chains, chunks, checkpoint, jax.eval_shape(probe, positions[0]).shape[0])
+    num_summaries = jax.eval_shape(_summaries, kernel, probe, jax.tree.map(lambda x: x[0], chains.state)).shape[0]
+    book = Book(chains, chunks, checkpoint, num_summaries)
+    if book.tuned:
+        kernel = _refit(kernel, book.chains)
     started = time.monotonic()
     try:
         for chunk in chunks[len(book.done) :]:
             chains = book.chains
-            adapt = kernel.target_acceptance if chunk.phase == "warm-up" else None
-            if kernel.target_acceptance is not None and adapt is None and book.done and not book.sampling:
+            if book.done and book.done[-1].phase == TUNING != chunk.phase:
+                kernel = _refit(kernel, chains)
+                fresh = mapped(_start)(kernel, (jax.vmap(_restart_key)(keys), chains.state.position))
+                chains = chains._replace(state=fresh.state, step_size=fresh.step_size, adaptation=fresh.adaptation)
+            target = kernel.target if chunk.phase in WARMUP else None
+            if kernel.target is not None and target is None and book.done and not book.sampling:
                 chains = _pool_step_size(chains, kernel.max_step_size)
-            if not book.accept(chunk, *mapped(_advance, chunk, adapt)((kernel, probe), chains)):
+            phase = Phase(jnp.float32(chunk.ramp), jnp.float32(chunk.phase == TUNING))
+            alike = chunk._replace(phase=SETTLING, ramp=0) if chunk.phase in WARMUP else chunk
+            if not book.accept(chunk, *mapped(_advance, alike, target)((kernel, probe, phase), chains)):
                 break
             if report is not None:
                 report(book.progress(time.monotonic() - started))
@@ -95,35 +139,66 @@ def run(
 def _start(kernel: Kernel, start: tuple[PRNGKey, Array]) -> Chain:
     key, position = start
     step_size = jnp.asarray(kernel.step_size, position.dtype)
-    state = kernel.build(step_size).init(position, jax.random.fold_in(key, START_STEP))
-    adaptation = None if kernel.target_acceptance is None else _dual_averaging(kernel.target_acceptance)[0](step_size)
+    state = kernel.algorithm(step_size).init(position, jax.random.fold_in(key, START_STEP))
+    adaptation = None
+    if kernel.target is not None:
+        fresh = _dual_averaging(kernel.target)[0](step_size)
+        adaptation = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), fresh)  # no weak types: one program
     zero = jnp.zeros((), position.dtype)
-    return Chain(key, state, step_size, adaptation, streaming.empty(state.position), zero, jnp.zeros((), jnp.int32))
+    averages = None
+    if kernel.observe is not None:
+        averages = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(kernel.observe, state))
+    moments = streaming.empty(state.position)
+    return Chain(key, state, step_size, adaptation, moments, averages, zero, zero, zero, jnp.zeros((), jnp.int32), zero)
+
+
+def _restart_key(key: PRNGKey) -> PRNGKey:
+    return jax.random.fold_in(key, RESTART_STEP)
+
+
+def _refit(kernel: Kernel, chains: Chain) -> Kernel:
+    if kernel.refit is None:
+        return kernel
+    averages = jax.tree.map(lambda x: jnp.mean(x, axis=0), chains.averages)
+    return dataclasses.replace(kernel, move=kernel.refit(averages))
 
 
 def _advance(
-    chunk: Chunk, target_acceptance: float | None, shared: tuple[Kernel, Callable[[Array], Array]], chain: Chain
+    chunk: Chunk, target: float | None, shared: tuple[Kernel, Callable[..., Array], Phase], chain: Chain
 ) -> tuple[Chain, Array | None, Array | None, Array]:
     """Run one chain through a chunk: the chain after it, what it kept and recorded, and whether it is finite."""
-    kernel, probe = shared
+    kernel, probe, phase = shared
 
     def one(chain: Chain, _: None) -> tuple[Chain, None]:
         key = jax.random.fold_in(chain.key, chain.step)
-        state, info = kernel.build(chain.step_size).step(key, chain.state)
+        power = jnp.minimum(1.0, (chain.step + 1) / jnp.maximum(phase.ramp, 1.0))
+        state, info = kernel.algorithm(chain.step_size, power).step(key, chain.state)
         rate = jnp.asarray(getattr(info, "acceptance_rate", 1.0), chain.acceptance.dtype)
-        step_size, adaptation = chain.step_size, chain.adaptation
-        if target_acceptance is not None:
-            adaptation = _dual_averaging(target_acceptance)[1](adaptation, rate)
+        step_size, adaptation, averages = chain.step_size, chain.adaptation, chain.averages
+        if target is not None:
+            quality = rate if kernel.quality is None else kernel.quality(info)
+            adaptation = _dual_averaging(target)[1](adaptation, jnp.nan_to_num(quality))
             step_size = jnp.minimum(jnp.exp(adaptation.log_step_size), kernel.max_step_size).astype(step_size.dtype)
+        count = chain.averaged
+        if chunk.phase in WARMUP and kernel.observe is not None:
+            count = count + phase.tuning
+            rate_of_change = phase.tuning / jnp.maximum(count, 1.0)
+            averages = jax.tree.map(lambda x, new: x + rate_of_change * (new - x), averages, kernel.observe(state))
         moments, acceptance = chain.moments, rate
-        if chunk.phase != "warm-up":
+        energy = jnp.square(jnp.asarray(getattr(info, "energy_error", jnp.nan), rate.dtype))
+        energy = jnp.where(jnp.isfinite(energy) | (not hasattr(info, "energy_error")), energy, chain.energy)  # refused
+        noise = jnp.asarray(getattr(info, "inflation", jnp.nan), rate.dtype)
+        if chunk.phase not in WARMUP:
             moments = streaming.update(moments, state.position)
             acceptance = chain.acceptance + (rate - chain.acceptance) / moments.draws
-        return Chain(chain.key, state, step_size, adaptation, moments, acceptance, chain.step + 1), None
+            energy = chain.energy + (energy - chain.energy) / moments.draws
+            noise = chain.gradient_noise + (noise - chain.gradient_noise) / moments.draws
+        new = (moments, averages, acceptance, energy, noise, chain.step + 1, count)
+        return Chain(chain.key, state, step_size, adaptation, *new), None
 
     def record(chain: Chain, _: None) -> tuple[Chain, Array]:
         chain, _ = jax.lax.scan(one, chain, None, length=chunk.stride)
-        return chain, probe(chain.state.position)
+        return chain, _summaries(kernel, probe, chain.state)
 
     def keep(chain: Chain, _: None) -> tuple[Chain, tuple[Array, Array]]:
         chain, records = jax.lax.scan(record, chain, None, length=chunk.records)
@@ -134,6 +209,10 @@ def _advance(
         return chain, None, None, jnp.all(jnp.isfinite(chain.state.position))
     chain, (kept, records) = jax.lax.scan(keep, chain, None, length=chunk.kept)
     return chain, kept, records.reshape(-1, records.shape[-1]), jnp.all(jnp.isfinite(chain.state.position))
+
+
+def _summaries(kernel: Kernel, probe: Callable[..., Array], state: PyTree) -> Array:
+    return probe(state.position, None if kernel.move.score is None else kernel.move.score(state))
 
 
 def _pool_step_size(chains: Chain, max_step_size: float) -> Chain:

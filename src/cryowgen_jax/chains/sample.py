@@ -20,6 +20,7 @@ from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
 
+PILOT_STEP = START_STEP - 2  # the key of whatever is tried before the chains
 KEPT_BYTES = 512 * 2**20
 
 
@@ -46,8 +47,16 @@ class ChainResult:
         After adaptation: eta of the Euler schemes, 1 - a of pcnl; nan for an algorithm that brought its own.
     num_gradients
         Gradients of the witness (or log-density), all chains, warm-up included.
-    sampler
-        The kernel that ran.
+    energy_error
+        Root mean square of the change of energy per step, which a Metropolis test would see; nan for kernels that do
+        not know it. Per element it is this over the square root of their number.
+    gradient_noise
+        Share of the injected noise's variance that the noise of a random witness's gradient would add if it were not
+        removed; nan where the witness is not random.
+    records
+        What diagnostics are computed from, (num_chains, draws, summaries); see :meth:`diagnose`.
+    sampler, reason
+        The kernel that ran, and why it was chosen.
     status
         "ok", or at which step the run stopped and why; then everything above is of the last good state.
     """
@@ -59,9 +68,31 @@ class ChainResult:
     r_hat: Array
     acceptance: Array
     step_size: Array
+    energy_error: Array
+    gradient_noise: Array
+    records: Array
     num_gradients: int = dataclasses.field(metadata={"static": True})
     sampler: str = dataclasses.field(metadata={"static": True})
+    reason: str = dataclasses.field(metadata={"static": True})
     status: str = dataclasses.field(metadata={"static": True})
+    groups: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+    def diagnose(self) -> diagnostics.Diagnosis:
+        """Rank-normalised bulk and tail ESS, R-hat and virial residual, by Fourier shell or by coordinate."""
+        return diagnostics.diagnose(self.records, *self.groups)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the run can be relied on, in words: "converged", or "not converged: ..." with what to do."""
+        size, summaries = self.groups
+        residual = error = 0.0
+        if self.records.shape[-1] > size * summaries and self.records.shape[1] >= diagnostics.MIN_DRAWS:
+            virial, errors = diagnostics.virial_residual(self.records[..., size * summaries :])
+            worst = jnp.nanargmax(jnp.abs(virial) / errors)
+            residual, error = float(virial[worst]), float(errors[worst])
+        return diagnostics.words(
+            self.status, float(self.ess), float(self.r_hat), (residual, error), float(self.acceptance)
+        )
 
 
 def sample(
@@ -89,9 +120,12 @@ def sample(
     posterior
         A ``Posterior``, or any callable log-density of one position (then ``init`` is needed).
     sampler
-        "auto": where the decoder is diagonal in Fourier space, exact draws if nothing but the Gaussian part is left,
-        else Metropolis-adjusted pcnl; MALA for everything else. Or by name: "langevin", "leimkuhler_matthews", "pcnl",
-        "pcnl_unadjusted", "preconditioned", "mala". Or a BlackJAX algorithm, whose state has a ``position``.
+        "auto": exact draws if nothing but the Gaussian part is left; else kinetic Langevin, which starts from exact
+        draws of the Gaussian part and an annealing ramp, learns the mean curvature of the witness in warm-up and has a
+        Metropolis test where that costs nothing; MALA for a bare log-density. The result says what was chosen and why.
+        Or by name: "kinetic", "kinetic_unadjusted", "pcnl", "pcnl_unadjusted", "preconditioned", "tempered",
+        "stochastic", "sk_rock", "langevin", "leimkuhler_matthews", "mala". Or a BlackJAX algorithm, whose state has a
+        ``position``.
     num_chains, num_steps, num_kept
         Chains; steps of each after warm-up; draws kept of each: by default the largest divisor of ``num_steps`` whose
         draws fit in 512 MiB.
@@ -119,7 +153,9 @@ def sample(
     if num_chains < 1:
         raise InputError(f"num_chains={num_chains}: give at least 1")
     positions = None if init is None else _one_per_chain(init, posterior, num_chains)
-    assembly = assemble(posterior, sampler, None if positions is None else positions[0])
+    assembly = assemble(
+        jax.random.fold_in(key, PILOT_STEP), posterior, sampler, None if positions is None else positions[0]
+    )
     if warmup is None:
         warmup = 0 if assembly.kernel.gradients_per_step == 0 else max(1, num_steps // 4)
     if positions is None:
@@ -135,24 +171,31 @@ def sample(
         assembly.kernel,
         positions,
         assembly.probe,
-        plan(warmup, num_steps, num_kept, in_one=traced),
+        plan(warmup, num_steps, num_kept, in_one=traced, learns=assembly.kernel.refit is not None),
         devices=devices,
         batch_size=batch_size,
         checkpoint=checkpoint,
         report=report,
     )
     mean, variance = streaming.pool(outcome.chains.moments)
+    groups = (assembly.probe.size, assembly.probe.summaries)
+    summaries = outcome.records[..., : groups[0] * groups[1]]
     return ChainResult(
         samples=outcome.kept,
         mean=mean,
         variance=variance,
-        ess=jnp.nanmin(diagnostics.effective_sample_size(outcome.records)),
-        r_hat=jnp.nanmax(diagnostics.split_r_hat(outcome.records)),
+        ess=jnp.nanmin(diagnostics.effective_sample_size(summaries)),
+        r_hat=jnp.nanmax(diagnostics.split_r_hat(summaries)),
         acceptance=jnp.mean(outcome.chains.acceptance),
         step_size=outcome.chains.step_size[0],
+        energy_error=jnp.sqrt(jnp.mean(outcome.chains.energy)),
+        gradient_noise=jnp.mean(outcome.chains.gradient_noise),
+        records=outcome.records,
         num_gradients=num_chains * outcome.steps_done * assembly.kernel.gradients_per_step,
         sampler=assembly.kernel.name,
+        reason=assembly.reason,
         status=outcome.status,
+        groups=groups,
     )
 
 

@@ -1,15 +1,24 @@
 """The posterior term by term, its Gaussian part, and witnesses with closed forms."""
 
-from cryowgen_jax.potentials.gaussian import FourierGaussian, contraction_gap, gaussian_part, split
+from cryowgen_jax.potentials.gaussian import (
+    FourierGaussian,
+    absorb,
+    contraction_gap,
+    gaussian_part,
+    split,
+    split_tether,
+)
 from cryowgen_jax.potentials.posterior import (
     Posterior,
     conditional_prior,
     data_fit,
     draw_conditional_prior,
+    log_normaliser,
     surrogate,
     temper,
 )
 from cryowgen_jax.potentials.solvent import SolventWitness
+from cryowgen_jax.potentials.stiffness import largest_curvature
 from cryowgen_jax.potentials.witnesses import (
     GaussianMixtureWitness,
     QuadraticWitness,
@@ -18,6 +27,7 @@ from cryowgen_jax.potentials.witnesses import (
     SumWitness,
     curvature_bounds,
     has_curvature,
+    is_stochastic,
 )
 
 __all__ = [
@@ -29,6 +39,7 @@ __all__ = [
     "ShiftedWitness",
     "SolventWitness",
     "SumWitness",
+    "absorb",
     "conditional_prior",
     "contraction_gap",
     "curvature_bounds",
@@ -36,7 +47,11 @@ __all__ = [
     "draw_conditional_prior",
     "gaussian_part",
     "has_curvature",
+    "is_stochastic",
+    "largest_curvature",
+    "log_normaliser",
     "split",
+    "split_tether",
     "surrogate",
     "temper",
 ]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.potentials.posterior import Posterior
+from cryowgen_jax.potentials.posterior import DataFit, Posterior
 from cryowgen_jax.potentials.witnesses import (
     QuadraticWitness,
     ScaledWitness,
@@ -83,6 +83,47 @@ def split(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array], Arra
     return _with_quadratics(posterior, quadratics, shift), ShiftedWitness(rest, shift)
 
 
+def split_tether(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array], Array]]:
+    """Tether and quadratic witnesses as a Gaussian measure, and all else: for decoders that no transform diagonalises.
+
+    The remainder is the other witnesses plus the data fit, and as stiff as that is.
+    """
+    quadratics, others = _sort_terms(posterior.witness, jnp.ones((), jnp.float32))
+    fit = DataFit(posterior.decoder, posterior.observation, posterior.data_weight)
+    tether = dataclasses.replace(
+        posterior,
+        decoder=_Blind(jnp.zeros(fourier.spectrum_shape(posterior.center.shape))),
+        observation=posterior.center,
+    )
+    return _with_quadratics(tether, quadratics), SumWitness((*others, fit)) if others else fit
+
+
+def absorb(
+    gaussian: FourierGaussian, witness: Callable[[Array], Array], curvature: Array, slope: Array
+) -> tuple[FourierGaussian, ShiftedWitness]:
+    r"""Move -1/2 z^T S z + b^T z from a witness into a Gaussian measure; the product of both stays what it was.
+
+    .. math:: q' = q + S, \qquad \mu' = (q \mu + b) / q', \qquad w_r(z) = w(z) + \tfrac12 z^T S z - b^T z .
+
+    Parameters
+    ----------
+    gaussian, witness
+        exp(w) times the measure is the target.
+    curvature
+        S in rfftn layout, above -q.
+    slope
+        b as a half spectrum.
+    """
+    shape, old = gaussian.shape, gaussian.precision
+    precision = old + curvature
+    mean = (old * gaussian.mean_spectrum + slope) / precision
+    linear = jnp.real(slope) * jnp.real(mean) + jnp.imag(slope) * jnp.imag(mean)
+    quadratic = old * _power(mean - gaussian.mean_spectrum) + curvature * _power(mean) + jnp.log(precision / old)
+    log_integral = gaussian.log_integral + jnp.sum((linear - 0.5 * quadratic) * fourier.multiplicity(shape))
+    absorbed = FourierGaussian(mean, precision, log_integral, shape)
+    return absorbed, ShiftedWitness(witness, curvature, fourier.irfftn(slope, shape))
+
+
 def contraction_gap(gaussian: FourierGaussian, remainder: Callable[[Array], Array]) -> Array:
     """G = max_k |Hess w_r|_k / q_k: the largest curvature of the remainder in units of the Gaussian part's.
 
@@ -124,12 +165,23 @@ def _with_quadratics(
         precision = precision + quadratic.curvature
         linear = linear + quadratic.curvature * mean
     mu = linear / precision
-
-    def power(spectrum: Array) -> Array:
-        return jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
-
-    at_mean = lam * power(observation - transfer * mu) + beta * power(mu - center) + shift * power(mu)
+    at_mean = lam * _power(observation - transfer * mu) + beta * _power(mu - center) + shift * _power(mu)
     for quadratic, mean in zip(quadratics, means, strict=True):
-        at_mean = at_mean + quadratic.curvature * power(mu - mean)
+        at_mean = at_mean + quadratic.curvature * _power(mu - mean)
     log_integral = -0.5 * jnp.sum((at_mean + jnp.log(precision / (2 * jnp.pi))) * fourier.multiplicity(shape))
     return FourierGaussian(mu, precision, log_integral, shape)
+
+
+def _power(spectrum: Array) -> Array:
+    return jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Blind:
+    """The operator that sees nothing."""
+
+    transfer: Array
+
+    def __call__(self, volume: Array) -> Array:
+        return jnp.zeros_like(volume)

@@ -33,6 +33,20 @@ def conditional_prior(position: Array, center: Array, prior_precision: Array | f
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class DataFit:
+    """The data fit as a function of the position alone."""
+
+    decoder: Callable[[Array], Array]
+    observation: Array
+    data_weight: Array | float
+
+    def __call__(self, position: Array) -> Array:
+        """-lambda/2 |x - A(z)|^2."""
+        return data_fit(position, self.decoder, self.observation, self.data_weight)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Posterior:
     """Boltzmann posterior of a clean volume (or latent) z given one observation; a pytree in every field.
 
@@ -79,7 +93,24 @@ def draw_conditional_prior(posterior: Posterior, key: PRNGKey) -> Array:
     return posterior.center + noise * jax.lax.rsqrt(jnp.asarray(posterior.prior_precision, noise.dtype))
 
 
-def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None) -> Array:
+def log_normaliser(posterior: Posterior) -> Array:
+    r"""-D/2 log(beta / 2 pi) - n_M/2 log(lambda / 2 pi): Psi plus this is the form to learn lambda and beta from.
+
+    Psi alone falls without end as they go to 0. Stationary points of the sum have 1/beta = E|z - zbar|^2 / D and
+    1/lambda = E|x - A z|^2 / n_M, with D elements of z and n_M measured ones: the rank of the mask where the decoder
+    is diagonal in Fourier space, else the number of elements of x.
+    """
+    lam, beta = (jnp.asarray(v, jnp.float32) for v in (posterior.data_weight, posterior.prior_precision))
+    measured: Array | int = jnp.size(posterior.observation)
+    if isinstance(posterior.decoder, FourierDiagonal):
+        seen = (posterior.decoder.transfer > 0) * fourier.multiplicity(jnp.shape(posterior.observation))
+        measured = jax.lax.stop_gradient(jnp.sum(seen))
+    half = 0.5 * jnp.log(2 * jnp.pi)
+    size = jnp.size(posterior.center)
+    return size * (half - 0.5 * jnp.log(beta)) + measured * (half - 0.5 * jnp.log(lam))
+
+
+def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None, *, normalised: bool = False) -> Array:
     r"""Scalar whose gradient in the posterior estimates the gradient of the effective potential Psi.
 
     .. math:: \nabla \Psi = -E_\rho[\nabla F], \qquad \Psi = -\log \int e^{F(z)} dz
@@ -94,6 +125,8 @@ def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None
         K draws from it, (K, ...), treated as constants.
     weights
         Non-negative weights (K,); normalised here. Equal by default.
+    normalised
+        Add :func:`log_normaliser`, for descent in lambda and beta.
 
     Examples
     --------
@@ -101,10 +134,11 @@ def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None
     """
     samples = jax.lax.stop_gradient(samples)
     values = jax.vmap(posterior.log_density)(samples)
+    offset = log_normaliser(posterior) if normalised else 0.0
     if weights is None:
-        return -jnp.mean(values)
+        return offset - jnp.mean(values)
     weights = jax.lax.stop_gradient(weights)
-    return -jnp.sum(weights * values) / jnp.sum(weights)
+    return offset - jnp.sum(weights * values) / jnp.sum(weights)
 
 
 def temper(posterior: Posterior, temperature: Array | float) -> Posterior:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, HasCurvature, HasSpectralCurvature
+from cryowgen_jax.types import Array, HasCurvature, HasSpectralCurvature, PRNGKey, Stochastic
 
 
 @jax.tree_util.register_dataclass
@@ -87,6 +87,10 @@ class ScaledWitness:
         """Return scale * w(z)."""
         return self.scale * self.witness(position)
 
+    def at(self, key: PRNGKey) -> ScaledWitness:
+        """With one draw of the witness where that is random."""
+        return ScaledWitness(self.scale, _drawn(self.witness, key))
+
     def curvature_bounds(self) -> tuple[Array, Array]:
         """Bounds of the witness, scaled (scale >= 0)."""
         low, high = curvature_bounds(self.witness)
@@ -112,6 +116,11 @@ class SumWitness:
             total = total + term(position)
         return total
 
+    def at(self, key: PRNGKey) -> SumWitness:
+        """With one draw of every term that is random."""
+        keys = jax.random.split(key, len(self.terms))
+        return SumWitness(tuple(_drawn(term, k) for term, k in zip(self.terms, keys, strict=True)))
+
     def curvature_bounds(self) -> tuple[Array, Array]:
         """Sum of the bounds."""
         bounds = [curvature_bounds(term) for term in self.terms]
@@ -126,19 +135,27 @@ class SumWitness:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ShiftedWitness:
-    """w(z) + 1/2 z^T s z: what is left of a witness when curvature s has moved into the Gaussian part.
+    """w(z) + 1/2 z^T s z - b^T z: what is left of a witness when curvature s and slope b moved into the Gaussian part.
 
-    ``shift`` is a scalar, or one value per coefficient in rfftn layout.
+    ``shift`` is a scalar, or one value per coefficient in rfftn layout; ``slope`` a volume, or None for zero.
     """
 
     witness: Callable[[Array], Array]
     shift: Array
+    slope: Array | None = None
 
     def __call__(self, position: Array) -> Array:
-        """Return w(z) + 1/2 z^T s z."""
+        """Return w(z) + 1/2 z^T s z - b^T z."""
+        value = self.witness(position)
+        if self.slope is not None:
+            value = value - jnp.sum(self.slope * position)
         if jnp.ndim(self.shift) == 0:
-            return self.witness(position) + 0.5 * self.shift * jnp.sum(position**2)
-        return self.witness(position) + fourier.quadratic_form(position, self.shift)
+            return value + 0.5 * self.shift * jnp.sum(position**2)
+        return value + fourier.quadratic_form(position, self.shift)
+
+    def at(self, key: PRNGKey) -> ShiftedWitness:
+        """With one draw of the witness where that is random."""
+        return ShiftedWitness(_drawn(self.witness, key), self.shift, self.slope)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
         """Smallest and largest of the spectral bounds, or the witness's own bounds lowered by s."""
@@ -149,6 +166,19 @@ class ShiftedWitness:
         """Bounds of the witness, lowered by s."""
         low, high = spectral_curvature_bounds(self.witness)
         return low - self.shift, high - self.shift
+
+
+def is_stochastic(witness: Callable[[Array], Array]) -> bool:
+    """Whether the witness, or one that it wraps, can be drawn at random."""
+    if isinstance(witness, (ScaledWitness, ShiftedWitness)):
+        return is_stochastic(witness.witness)
+    if isinstance(witness, SumWitness):
+        return any(is_stochastic(term) for term in witness.terms)
+    return isinstance(witness, Stochastic)
+
+
+def _drawn(witness: Callable[[Array], Array], key: PRNGKey) -> Callable[[Array], Array]:
+    return witness.at(key) if isinstance(witness, Stochastic) else witness
 
 
 def has_curvature(witness: Callable[[Array], Array]) -> bool:

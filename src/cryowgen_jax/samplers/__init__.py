@@ -3,24 +3,43 @@
 from cryowgen_jax.samplers.binding import algorithm, as_pytree, bind
 from cryowgen_jax.samplers.importance import WeightedFamily, weigh
 from cryowgen_jax.samplers.independent import build as independent
+from cryowgen_jax.samplers.kinetic import LONGEST_STEP, Regressors, acceptance_of_a_part, regression, regressors, score
+from cryowgen_jax.samplers.kinetic import build as kinetic
 from cryowgen_jax.samplers.langevin import build as langevin
 from cryowgen_jax.samplers.leimkuhler_matthews import build as leimkuhler_matthews
+from cryowgen_jax.samplers.pcnl import GaussianPart
 from cryowgen_jax.samplers.pcnl import build as pcnl
 from cryowgen_jax.samplers.preconditioned import NoiseFn, largest_step, white_noise
 from cryowgen_jax.samplers.preconditioned import build as preconditioned
+from cryowgen_jax.samplers.sk_rock import build as sk_rock
+from cryowgen_jax.samplers.sk_rock import largest_step as largest_sk_rock_step
+from cryowgen_jax.samplers.stochastic import build as stochastic
+from cryowgen_jax.samplers.tempered import build as tempered
 
 __all__ = [
+    "LONGEST_STEP",
+    "GaussianPart",
     "NoiseFn",
+    "Regressors",
     "WeightedFamily",
+    "acceptance_of_a_part",
     "algorithm",
     "as_pytree",
     "bind",
     "independent",
+    "kinetic",
     "langevin",
+    "largest_sk_rock_step",
     "largest_step",
     "leimkuhler_matthews",
     "pcnl",
     "preconditioned",
+    "regression",
+    "regressors",
+    "score",
+    "sk_rock",
+    "stochastic",
+    "tempered",
     "weigh",
     "white_noise",
 ]

@@ -131,10 +131,11 @@ def _log_acceptance(gaussian: GaussianPart, contraction: Array, old: PcnlState, 
     a = jnp.asarray(contraction, old.position.dtype)
     g_new, g_old, u, v = new.gradient, old.gradient, old.offset, new.offset
     # |g_new|^2 - |g_old|^2 as a product of sum and difference keeps its digits.
-    terms = _real_product(g_new, u - a * v) - _real_product(g_old, v - a * u)
-    terms = terms - 0.5 * (1 - a) / gaussian.precision * _real_product(g_new - g_old, g_new + g_old)
+    terms = real_product(g_new, u - a * v) - real_product(g_old, v - a * u)
+    terms = terms - 0.5 * (1 - a) / gaussian.precision * real_product(g_new - g_old, g_new + g_old)
     return new.witness - old.witness + jnp.sum(terms / (1 + a) * fourier.multiplicity(old.position.shape))
 
 
-def _real_product(a: Array, b: Array) -> Array:
+def real_product(a: Array, b: Array) -> Array:
+    """Real part of a times the conjugate of b, element by element."""
     return jnp.real(a) * jnp.real(b) + jnp.imag(a) * jnp.imag(b)

@@ -1,0 +1,202 @@
+r"""Annealing between the exact Gaussian part and the posterior, rho_t ~ exp(t w) N(mu, C), t from 0 to 1.
+
+d/dt E_t[w] = Var_t(w): rungs that are a standard deviation of w apart, Var_t(w) dt^2 = 1, overlap evenly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cryowgen_jax import platform, potentials, samplers
+from cryowgen_jax.chains import parallel
+from cryowgen_jax.samplers.kinetic import KineticState
+from cryowgen_jax.types import Array, PRNGKey, PyTree
+
+MAX_RUNGS = 1024
+PILOT_SPACING, PILOT_PARTICLES, PILOT_MOVES = 1.0, 16, 4
+TRACED_RUNGS = 16
+FIRST_STEP_SIZE = 0.5
+TARGET_ACCEPTANCE = 0.8
+ADAPTATION = 0.5  # how fast log step sizes follow the acceptance
+
+
+class Ladder(NamedTuple):
+    """Powers 0 = t_0 < ... < t_n = 1, padded with ones, the step size that suits each, and n."""
+
+    powers: Array
+    step_sizes: Array
+    num_rungs: Array
+
+
+def even_ladder(
+    key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian
+) -> tuple[Array, Array, int]:
+    """Powers and step sizes of a ladder with evenly overlapping rungs, and their number.
+
+    A pilot run finds it. Where the run is traced, so that the number cannot follow from it, rungs are interpolated.
+    """
+    draw_key, climb_key = jax.random.split(key)
+    starts = exact_states(draw_key, witness, gaussian, PILOT_PARTICLES)
+    ladder, _ = _find_ladder(climb_key, witness, gaussian, starts)
+    rungs = TRACED_RUNGS if parallel.is_traced(ladder.num_rungs) else max(int(ladder.num_rungs), 1)
+    place = jnp.linspace(0.0, 1.0, rungs + 1) * ladder.num_rungs
+    index = jnp.arange(MAX_RUNGS)
+    powers, step_sizes = (jnp.interp(place, index, values) for values in (ladder.powers, ladder.step_sizes))
+    return powers.at[0].set(0.0).at[-1].set(1.0), step_sizes, rungs + 1
+
+
+@platform.jit
+def _find_ladder(
+    key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, states: KineticState
+) -> tuple[Ladder, KineticState]:
+    return find_ladder(key, witness, gaussian, states, PILOT_SPACING, PILOT_MOVES)
+
+
+def exact_states(
+    key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, count: int
+) -> KineticState:
+    """Kinetic states at exact draws of the Gaussian part."""
+    position_key, velocity_key = jax.random.split(key)
+    positions = over_particles(gaussian.draw, jax.random.split(position_key, count))
+    return states_at(velocity_key, witness, gaussian, positions)
+
+
+def states_at(
+    key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, positions: Array
+) -> KineticState:
+    """Kinetic states at these positions, velocities drawn."""
+    init = samplers.kinetic(witness, gaussian, FIRST_STEP_SIZE).init
+    return over_particles(lambda pair: init(*pair), (positions, jax.random.split(key, positions.shape[0])))
+
+
+class Works(NamedTuple):
+    """Log-weights of particles carried along a ladder, and where they ended."""
+
+    log_weights: Array
+    states: KineticState
+
+
+class _Climb(NamedTuple):
+    """A ladder as far as it is known, and the particles on its last rung."""
+
+    rung: Array
+    powers: Array
+    step_sizes: Array
+    step_size: Array
+    states: KineticState
+
+
+def find_ladder(
+    key: PRNGKey,
+    witness: Callable[[Array], Array],
+    gaussian: samplers.GaussianPart,
+    states: KineticState,
+    spacing: Array | float,
+    num_moves: int,
+) -> tuple[Ladder, KineticState]:
+    """Rungs ``spacing`` standard deviations of w apart, found by carrying particles from t = 0 to 1 once.
+
+    Parameters
+    ----------
+    key
+        Key.
+    witness, gaussian
+        The two parts of the posterior.
+    states
+        Kinetic states at exact draws of the Gaussian part, particles leading.
+    spacing
+        sqrt(Var_t(w)) dt.
+    num_moves
+        Kinetic steps at every rung.
+    """
+
+    def unfinished(climb: _Climb) -> Array:
+        return (climb.powers[climb.rung] < 1.0) & (climb.rung < MAX_RUNGS - 1)
+
+    def step(climb: _Climb) -> _Climb:
+        n, powers, step_sizes, step_size, states = climb
+        spread = jnp.std(states.witness, ddof=1)
+        rung = jnp.minimum(powers[n] + spacing / jnp.maximum(spread, 1e-6), 1.0)
+        rung = jnp.where(n == MAX_RUNGS - 2, 1.0, rung)
+        states, acceptance = _move(witness, gaussian, jax.random.fold_in(key, n), states, step_size, rung, num_moves)
+        step_size = step_size * jnp.exp(ADAPTATION * (acceptance - TARGET_ACCEPTANCE))
+        step_size = jnp.minimum(step_size, samplers.LONGEST_STEP)
+        return _Climb(n + 1, powers.at[n + 1].set(rung), step_sizes.at[n + 1].set(step_size), step_size, states)
+
+    powers = jnp.ones(MAX_RUNGS).at[0].set(0.0)
+    sizes = jnp.full(MAX_RUNGS, FIRST_STEP_SIZE)
+    start = _Climb(jnp.zeros((), jnp.int32), powers, sizes, jnp.float32(FIRST_STEP_SIZE), states)
+    top = jax.lax.while_loop(unfinished, step, start)
+    return Ladder(top.powers, top.step_sizes, top.rung), top.states
+
+
+def anneal(
+    key: PRNGKey,
+    witness: Callable[[Array], Array],
+    gaussian: samplers.GaussianPart,
+    ladder: Ladder,
+    states: KineticState,
+    num_moves: int,
+    up: Array | bool,
+) -> Works:
+    r"""Annealed importance sampling up or down a ladder (Neal, Statistics and Computing 2001).
+
+    .. math:: \log W = \sum_i (t_{i+1} - t_i)\, w(z_i), \qquad E\,e^{\log W} = Z_1 / Z_0
+
+    up the ladder, z_i being moved at t_i by Metropolis-adjusted steps; down, with the signs turned, E W = Z_0 / Z_1
+    where the particles start from the posterior.
+    """
+    n = ladder.num_rungs
+
+    def one(i: Array, carry: tuple[Array, KineticState]) -> tuple[Array, KineticState]:
+        log_weights, states = carry
+        here, there = jnp.where(up, i, n - i), jnp.where(up, i + 1, n - i - 1)
+        log_weights = log_weights + (ladder.powers[there] - ladder.powers[here]) * states.witness
+        states, _ = _move(
+            witness,
+            gaussian,
+            jax.random.fold_in(key, i),
+            states,
+            ladder.step_sizes[there],
+            ladder.powers[there],
+            num_moves,
+        )
+        return log_weights, states
+
+    return Works(*jax.lax.fori_loop(0, n, one, (jnp.zeros(states.witness.shape), states)))
+
+
+def _move(
+    witness: Callable[[Array], Array],
+    gaussian: samplers.GaussianPart,
+    key: PRNGKey,
+    states: KineticState,
+    step_size: Array,
+    power: Array,
+    num_moves: int,
+) -> tuple[KineticState, Array]:
+    """``num_moves`` adjusted steps of every particle at one rung, and the mean acceptance."""
+    algorithm = samplers.kinetic(witness, gaussian, step_size, power=power)
+
+    def particle(inputs: tuple[PRNGKey, KineticState]) -> tuple[KineticState, Array]:
+        def step(state: KineticState, key: PRNGKey) -> tuple[KineticState, Array]:
+            state, info = algorithm.step(key, state)
+            return state, info.acceptance_rate
+
+        return jax.lax.scan(step, inputs[1], jax.random.split(inputs[0], num_moves))
+
+    keys = jax.random.split(key, states.witness.shape[0])
+    states, acceptance = over_particles(particle, (keys, states))
+    return states, jnp.mean(acceptance)
+
+
+def over_particles(function: Callable[[PyTree], PyTree], particles: PyTree) -> PyTree:
+    """``function`` of every particle: one by one where one fills a CPU's vector units and caches, else together."""
+    sizes = [leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(particles)]
+    if platform.on_cpu() and max(sizes) > parallel.CPU_ELEMENTS:
+        return jax.lax.map(function, particles)
+    return jax.vmap(function)(particles)

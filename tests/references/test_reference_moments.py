@@ -1,0 +1,153 @@
+"""Chains of our kernels and of BlackJAX's, all in ``cg.sample``, against moments that others state."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cryowgen_jax as cg
+from tests.references.targets import Target, load
+
+CHAINS = 32
+TOLERANCE = 5  # standard errors, the largest of all means and variances of a target
+
+
+def score(target: Target, samples: jax.Array) -> float:
+    """Means and variances in standard errors: the spread between independent chains, and the collection's own."""
+    values = np.asarray(jax.jit(target.quantities)(samples), float)
+    scores = standard_scores(values, target.mean, target.mean_error)
+    squares = (values - target.mean) ** 2
+    scores = np.append(scores, standard_scores(squares, target.variance, squares.std((0, 1)) / target.draws**0.5))
+    return float(np.max(np.abs(scores)))
+
+
+def standard_scores(values: np.ndarray, expected: np.ndarray, expected_error: np.ndarray) -> np.ndarray:
+    chains = values.mean(axis=1)
+    error = chains.std(axis=0, ddof=1) / np.sqrt(len(chains))
+    return (chains.mean(axis=0) - expected) / np.hypot(error, expected_error)
+
+
+def starts(key: jax.Array, target: Target) -> jax.Array:
+    return jax.random.normal(key, (CHAINS, target.size))
+
+
+# Samplers: (key, target) -> what cg.sample takes, and where the chains start ----------------------------------------
+
+
+Sampler = Callable[[jax.Array, Target], tuple[Any, jax.Array]]
+
+
+def by_name(name: str) -> Sampler:
+    return lambda key, target: (name, starts(key, target))
+
+
+def with_step(build: Callable[..., Any], step_size: float) -> Sampler:
+    return lambda key, target: (build(target.log_density, step_size), starts(key, target))
+
+
+def adapted(build: Callable[..., Any], num_steps: int, *, diagonal: bool = True, **parameters: int) -> Sampler:
+    """A kernel of BlackJAX after its own window adaptation of every chain, which leaves the chains warmed up.
+
+    All take the mean of the chains' mass matrices and a step size that three quarters of them exceed.
+    """
+
+    def sampler(key: jax.Array, target: Target) -> tuple[Any, jax.Array]:
+        adaptation = blackjax.window_adaptation(
+            build, target.log_density, is_mass_matrix_diagonal=diagonal, **parameters
+        )
+
+        def warm_up(key: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            (state, found), _ = adaptation.run(key, start, num_steps=num_steps)
+            return state.position, found["step_size"], found["inverse_mass_matrix"]
+
+        keys = jax.random.split(jax.random.fold_in(key, 1), CHAINS)
+        positions, step_sizes, masses = jax.jit(jax.vmap(warm_up))(keys, starts(key, target))
+        step_size = float(jnp.quantile(step_sizes, 0.25))
+        return build(target.log_density, step_size, jnp.mean(masses, axis=0), **parameters), positions
+
+    return sampler
+
+
+def laplace_hmc(step_size: float, num_integration_steps: int) -> Sampler:
+    """BlackJAX's HMC in units of the curvature at the stated mean, started from draws of that Gaussian."""
+
+    def sampler(key: jax.Array, target: Target) -> tuple[Any, jax.Array]:
+        curvature, axes = np.linalg.eigh(-np.asarray(jax.hessian(target.log_density)(jnp.zeros(target.size)), float))
+        root = jnp.asarray(axes / np.sqrt(np.maximum(np.abs(curvature), 0.3)), jnp.float32)
+        kernel = blackjax.hmc(target.log_density, step_size, root @ root.T, num_integration_steps)
+        return kernel, starts(key, target) @ root.T
+
+    return sampler
+
+
+def adapted_hmc(num_steps: int, num_integration_steps: int, *, diagonal: bool = True) -> Sampler:
+    return adapted(blackjax.hmc, num_steps, diagonal=diagonal, num_integration_steps=num_integration_steps)
+
+
+def blackjax_hmc(size: int, num_integration_steps: int) -> Callable[..., Any]:
+    return lambda log_density, step_size: blackjax.hmc(log_density, step_size, jnp.ones(size), num_integration_steps)
+
+
+class Case(NamedTuple):
+    """A target, a sampler for it, and the steps of every chain."""
+
+    target: str
+    sampler: Sampler
+    num_steps: int
+    warmup: int = 0
+
+
+def draw(key: jax.Array, target: Target, case: Case) -> cg.ChainResult:
+    sampler, positions = case.sampler(jax.random.fold_in(key, 2), target)
+    return cg.sample(
+        key,
+        target.log_density,
+        sampler=sampler,
+        init=positions,
+        num_chains=CHAINS,
+        num_steps=case.num_steps,
+        num_kept=case.num_steps // 2,
+        warmup=case.warmup,
+        devices=jax.local_devices()[:1],  # any number gives the same samples; each compiles anew
+    )
+
+
+FAST = {
+    "leimkuhler_matthews, brownian motion": Case("brownian motion", with_step(cg.leimkuhler_matthews, 0.05), 1600, 200),
+    "blackjax mala, brownian motion": Case("brownian motion", with_step(blackjax.mala, 0.04), 2000, 500),
+}
+SLOW = {
+    "mala by name, quartic": Case("quartic", by_name("mala"), 3000, 500),
+    "langevin, eight schools": Case("eight schools", with_step(cg.langevin, 0.01), 4000, 1000),
+    "leimkuhler_matthews, gaussian": Case("gaussian", with_step(cg.leimkuhler_matthews, 0.2), 600, 100),
+    "blackjax nuts, eight schools": Case("eight schools", adapted(blackjax.nuts, 200), 100),
+    "blackjax hmc, banana": Case("banana", with_step(blackjax_hmc(2, 20), 0.1), 800, 100),
+    "blackjax hmc, ill-conditioned gaussian": Case(
+        "ill-conditioned gaussian", adapted_hmc(300, 8, diagonal=False), 200
+    ),
+    "blackjax hmc, stock volatility": Case("stock volatility", adapted_hmc(150, 16), 150),
+    "blackjax hmc, lorenz bridge": Case("lorenz bridge", laplace_hmc(0.2, 16), 150, 50),
+}
+
+
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_chains_reach_the_stated_moments(key, name):
+    case = (FAST | SLOW)[name]
+    target = load(case.target)
+    result = draw(key, target, case)
+    assert result.status == "ok"
+    assert score(target, result.samples) < TOLERANCE
+    assert score(target._replace(variance=0.5 * target.variance), result.samples) > TOLERANCE
+
+
+def test_chains_at_half_the_temperature_do_not(key):
+    case = FAST["leimkuhler_matthews, brownian motion"]
+    target = load(case.target)
+    colder = target._replace(log_density=lambda position: 2.0 * target.log_density(position))
+    result = draw(key, colder, case)
+    assert score(target, result.samples) > 2 * TOLERANCE
+    assert score(target._replace(variance=0.5 * target.variance), result.samples) < TOLERANCE
