@@ -1,9 +1,11 @@
 """Public surface: every name, and the room it comes from. ``__init__.py`` imports them when they are first used."""
 
+from .chains import CalibrationResult as CalibrationResult
 from .chains import ChainResult as ChainResult
 from .chains import PsiEstimate as PsiEstimate
 from .chains import effective_potential as effective_potential
 from .chains import sample as sample
+from .chains import simulation_based_calibration as simulation_based_calibration
 from .methods import Family as Family
 from .methods import cryowgen_langevin as cryowgen_langevin
 from .methods import cryowgen_mc as cryowgen_mc

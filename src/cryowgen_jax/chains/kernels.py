@@ -108,11 +108,15 @@ def _choose(
     if potentials.is_stochastic(remainder) and drawable:
         return "stochastic", "the witness is random, so that nothing can be rejected; its noise is measured and removed"
     size = int(np.prod(gaussian.shape))
-    where = "the decoder is diagonal in Fourier space" if drawable else "the tether is the Gaussian part"
-    if size <= METROPOLIS_SIZE or not drawable:
-        return "kinetic", f"{where}; {size} elements are few enough for a Metropolis test, which makes it exact"
+    if not drawable:
+        return (
+            "kinetic",
+            "no transform diagonalises the decoder: the tether is the Gaussian part, and steps are tested",
+        )
+    if size <= METROPOLIS_SIZE:
+        return "kinetic", f"{size} elements are few enough for a Metropolis test, which makes it exact"
     return "kinetic_unadjusted", (
-        f"{where}; a Metropolis test over {size} elements would shrink the steps, so the energy error per element is "
+        f"a Metropolis test over {size} elements would shrink the steps, so the energy error per element is "
         "held small instead, which biases variances by less than a per cent: sampler='kinetic' is exact and slower"
     )
 

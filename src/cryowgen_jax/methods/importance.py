@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.methods.family import Family
-from cryowgen_jax.potentials import Posterior, data_fit, draw_conditional_prior, gaussian_part
+from cryowgen_jax.potentials import DataFit, Posterior, SumWitness, draw_conditional_prior, gaussian_part
 from cryowgen_jax.samplers import WeightedFamily, as_pytree, bind, weigh
-from cryowgen_jax.types import Array, PRNGKey
+from cryowgen_jax.types import PRNGKey
 
 Reference = Literal["gaussian", "conditional_prior"]
 
@@ -66,7 +66,8 @@ def importance_sample(
     if reference == "conditional_prior":
         beta = jnp.asarray(posterior.prior_precision, jnp.float32)
         log_integral = 0.5 * posterior.center.size * jnp.log(2 * jnp.pi / beta)
-        draw, log_weight = bind(draw_conditional_prior, posterior), bind(_witness_and_data_fit, posterior)
+        draw = bind(draw_conditional_prior, posterior)
+        log_weight = SumWitness((witness, DataFit(decoder, posterior.observation, posterior.data_weight)))
         return weigh(key, draw, log_weight, log_integral, num_candidates, batch_size)
     raise ValueError(f'reference={reference!r} is not known: give "gaussian" or "conditional_prior"')
 
@@ -82,9 +83,3 @@ def cryowgen_mc(
     heaviest = jnp.argsort(-weighted.log_weights)[: min(num_samples, num_candidates)]
     weights = jax.nn.softmax(weighted.log_weights[heaviest])
     return Family(weighted.samples[heaviest], weights, weighted.mean, jnp.sqrt(weighted.variance))
-
-
-def _witness_and_data_fit(posterior: Posterior, position: Array) -> Array:
-    return posterior.witness(position) + data_fit(
-        position, posterior.decoder, posterior.observation, posterior.data_weight
-    )

@@ -9,6 +9,7 @@ from cryowgen_jax.potentials.gaussian import (
     split_tether,
 )
 from cryowgen_jax.potentials.posterior import (
+    DataFit,
     Posterior,
     conditional_prior,
     data_fit,
@@ -31,6 +32,7 @@ from cryowgen_jax.potentials.witnesses import (
 )
 
 __all__ = [
+    "DataFit",
     "FourierGaussian",
     "GaussianMixtureWitness",
     "Posterior",
