@@ -2,9 +2,9 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -72,12 +72,18 @@ def test_table_wraps_headings_between_words_only(capsys):
     ]
 
 
+def processor_seconds():
+    """Of the commands that were run and have ended, which other programs on the machine hardly disturb."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.slow
 def test_in_earnest(tmp_path):
-    started = time.monotonic()
+    started = processor_seconds()
     command = [sys.executable, "-m", "cryowgen_jax.cli", "demo"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert time.monotonic() - started < 180
+    assert processor_seconds() - started < 2 * 180  # three minutes on two cores
     rows = {line.split("  ")[0]: line.split()[-6:] for line in shown.stdout.splitlines() if line}
     chains = [float(number) for number in rows["CryoWGEN-II"][:3] if number != "CryoWGEN-II"]
     assert chains[0] > 0.3
