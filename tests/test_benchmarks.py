@@ -40,6 +40,31 @@ def test_mc_vs_sgld_prints_its_table_and_draws_its_picture(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_samplers_prints_its_table_its_step_costs_and_its_goals():
+    table = run_benchmark("samplers.py", "--samplers", "auto", "sgld", "mclmc")
+    for row in ("long run", "auto ", "sgld ", "mclmc ", "kinetic, learnt / (", "auto / blackjax sgld, per gradient"):
+        assert row in table
+    assert "nan" not in table
+
+
+@pytest.mark.slow
+def test_samplers_shows_how_it_depends_on_the_posterior():
+    table = run_benchmark("samplers.py", "--independence")
+    for row in ("over lambda / beta: largest / smallest", "over size: largest / smallest"):
+        assert row in table
+    assert "nan" not in table
+
+
+@pytest.mark.slow
+def test_psi_agrees_with_its_closed_forms():
+    table = run_benchmark("psi.py", "--cases", "hidden", "open", "log-cosh")
+    for row in ("hidden", "open", "log-cosh"):
+        assert row in table
+    assert "nan" not in table
+    assert "NOT met" not in table
+
+
 def test_chains_are_traced_with_the_fast_convolution():
     forms = []
 
