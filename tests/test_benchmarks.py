@@ -18,7 +18,7 @@ BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 def run_benchmark(name: str, *arguments: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, str(BENCHMARKS / name), "--quick", *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -42,16 +42,8 @@ def test_mc_vs_sgld_prints_its_table_and_draws_its_picture(tmp_path):
 
 @pytest.mark.slow
 def test_samplers_prints_its_table_its_step_costs_and_its_goals():
-    table = run_benchmark("samplers.py", "--samplers", "auto", "sgld", "mclmc")
-    for row in ("long run", "auto ", "sgld ", "mclmc ", "kinetic, learnt / (", "auto / blackjax sgld, per gradient"):
-        assert row in table
-    assert "nan" not in table
-
-
-@pytest.mark.slow
-def test_samplers_shows_how_it_depends_on_the_posterior():
-    table = run_benchmark("samplers.py", "--independence")
-    for row in ("over lambda / beta: largest / smallest", "over size: largest / smallest"):
+    table = run_benchmark("samplers.py", "--samplers", "auto", "sgld")
+    for row in ("long run", "auto ", "sgld ", "kinetic, learnt / (", "auto / blackjax sgld, per gradient"):
         assert row in table
     assert "nan" not in table
 
