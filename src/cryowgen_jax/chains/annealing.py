@@ -19,6 +19,7 @@ from cryowgen_jax.types import Array, PRNGKey, PyTree
 MAX_RUNGS = 1024
 PILOT_SPACING, PILOT_PARTICLES, PILOT_MOVES = 1.0, 16, 4
 TRACED_RUNGS = 16
+LEAST_PRECISION = 0.1  # of the Gaussian part, however little of it the learned curvature would leave
 FIRST_STEP_SIZE = 0.5
 TARGET_ACCEPTANCE = 0.8
 ADAPTATION = 0.5  # how fast log step sizes follow the acceptance
@@ -54,6 +55,13 @@ def _find_ladder(
     key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, states: KineticState
 ) -> tuple[Ladder, KineticState]:
     return find_ladder(key, witness, gaussian, states, PILOT_SPACING, PILOT_MOVES)
+
+
+def learn(
+    gaussian: potentials.FourierGaussian, witness: Callable[[Array], Array], means: samplers.Regressors
+) -> tuple[potentials.FourierGaussian, potentials.ShiftedWitness]:
+    """Gaussian part and witness when the quadratic form that is most like the witness has moved over."""
+    return potentials.absorb(gaussian, witness, *samplers.regression(gaussian, means, LEAST_PRECISION))
 
 
 def exact_states(

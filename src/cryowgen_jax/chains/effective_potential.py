@@ -16,8 +16,6 @@ from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.samplers.kinetic import KineticState
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
-LEAST_PRECISION = 0.1  # of the Gaussian part that absorbing the witness's mean curvature must leave
-
 
 class PsiEstimate(NamedTuple):
     """Psi in nats: value with standard error, a bracket, and what they took.
@@ -107,7 +105,7 @@ def effective_potential(
     starts = annealing.exact_states(pilot, witness, gaussian, size)
     pilot_ladder, states = climb(pilot, witness, gaussian, starts, annealing.PILOT_SPACING)
     _, means = settle(fit, witness, gaussian, pilot_ladder, states)
-    gaussian, witness = potentials.absorb(gaussian, remainder, *samplers.regression(gaussian, means, LEAST_PRECISION))
+    gaussian, witness = annealing.learn(gaussian, remainder, means)
 
     starts = annealing.exact_states(search, witness, gaussian, size)
     ladder, _ = climb(search, witness, gaussian, starts, spacing)

@@ -39,7 +39,6 @@ KINETIC_TARGET = 0.75
 LONGEST_UNADJUSTED_STEP = 1.0
 SK_ROCK_STAGES = 10
 UNKNOWN_GAP = 10.0  # where adaptation has to find the step by itself
-LEAST_PRECISION = 0.1  # of the Gaussian part, however little of it the learned curvature would leave
 
 
 class Assembly(NamedTuple):
@@ -211,8 +210,7 @@ def _refitted_unadjusted(remainder: Callable[[Array], Array], gaussian: potentia
 
 def _absorbed(remainder: Callable[[Array], Array], gaussian: potentials.FourierGaussian, means: Any) -> tuple[Any, Any]:
     """Remainder and Gaussian part when the quadratic form that fits the witness best has moved over."""
-    curvature, slope = samplers.regression(gaussian, means, LEAST_PRECISION)
-    gaussian, remainder = potentials.absorb(gaussian, remainder, curvature, slope)
+    gaussian, remainder = annealing.learn(gaussian, remainder, means)
     return remainder, gaussian
 
 
