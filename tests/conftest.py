@@ -1,19 +1,36 @@
-"""Strict JAX settings for every test: four virtual CPU devices, no silent rank promotion."""
+"""Strict JAX settings for every test: virtual CPU devices for those that ask for them, no silent rank promotion."""
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_backend_optimization_level=0",  # most tests compile much and compute little; what is given overrides it
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+    ]
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 import pytest
 
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # for programs that tests run
+
 jax.config.update("jax_numpy_rank_promotion", "warn")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_device() -> Iterator[None]:
+    """Chains stay on one device unless a test names more: every device compiles every program anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+        yield
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import pytest
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform
+from tests.conftest import QUICK_TO_COMPILE
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def run_benchmark(name: str, *arguments: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": QUICK_TO_COMPILE}
     command = [sys.executable, str(BENCHMARKS / name), "--quick", *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
     assert finished.returncode == 0, finished.stderr

@@ -14,6 +14,7 @@ import signals
 from scipy.optimize import linear_sum_assignment
 
 import cryowgen_jax as cg
+from cryowgen_jax.chains.annealing import TRACED_RUNGS
 
 CHAINS = 64
 SHORT_RUN = 64  # steps
@@ -43,15 +44,25 @@ def importance(key: jax.Array, posterior: cg.Posterior, budget: int, draws: int,
 
 
 def chains(
-    key: jax.Array, posterior: cg.Posterior, budget: int, draws: int, *, sampler: Sampler, step: float = np.nan
+    key: jax.Array,
+    posterior: cg.Posterior,
+    budget: int,
+    draws: int,
+    *,
+    sampler: Sampler,
+    step: float = np.nan,
+    num_chains: int = CHAINS,
+    gradients_per_step: int = 1,
 ) -> Family:
     """CryoWGEN-II: chains from draws of the Gaussian part, a quarter of the budget for warm-up.
 
     ``sampler`` is a name that ``cg.sample`` knows, or a kernel of the library with a fixed step, given in units of
     1 / largest curvature.
     """
-    warmup = budget // CHAINS // 4
-    result = _sample(key, posterior, None, step, sampler, CHAINS, budget // CHAINS - warmup, warmup, draws // CHAINS)
+    steps = budget // num_chains // gradients_per_step
+    warmup = steps // 4
+    kept = min(draws // num_chains, steps - warmup)
+    result = _sample(key, posterior, None, step, sampler, num_chains, steps - warmup, warmup, kept)
     kept = np.asarray(result.samples).reshape(-1, signals.LENGTH)
     return Family(kept, np.asarray(result.mean), float(result.ess), float(result.r_hat))
 
@@ -93,7 +104,7 @@ def _sample(
 
 MAP, OT = "CryoGEN-I (MAP)", "CryoGEN-II (OT)"
 PUBLISHED_I, GAUSSIAN_I = "I, conditional prior (published)", "I, Gaussian part"
-PUBLISHED_II, PCNL = "II, Langevin (published)", "II, pcnl"
+PUBLISHED_II, PCNL, TEMPERED = "II, Langevin (published)", "II, pcnl", "II, tempered"
 FAMILIES: dict[str, FamilyMethod] = {
     PUBLISHED_I: functools.partial(importance, reference="conditional_prior"),
     GAUSSIAN_I: functools.partial(importance, reference="gaussian"),
@@ -102,6 +113,7 @@ FAMILIES: dict[str, FamilyMethod] = {
     "II, Langevin, long steps": functools.partial(chains, sampler=cg.langevin, step=LONG_STEP),
     "II, Leimkuhler-Matthews, long steps": functools.partial(chains, sampler=cg.leimkuhler_matthews, step=LONG_STEP),
     PCNL: functools.partial(chains, sampler="pcnl"),
+    TEMPERED: functools.partial(chains, sampler="tempered", num_chains=16, gradients_per_step=TRACED_RUNGS + 1),
 }
 
 

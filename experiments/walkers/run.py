@@ -34,7 +34,9 @@ SEED = 20261127
 EDGES = np.linspace(-4.5, 4.5, 76)
 COARSE = EDGES[::3]  # for the few walkers of a snapshot
 GRID = np.linspace(-8.0, 8.0, 1601)
-BLACK, BLUE, ORANGE, GREEN, PURPLE, BROWN = "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A3E00"
+RUNGS = 4  # of the tempered ladder, each of which takes a gradient per step
+BLACK, BLUE, SKY, ORANGE, GREEN = "#000000", "#0072B2", "#56B4E9", "#D55E00", "#009E73"
+PURPLE, BROWN = "#CC79A7", "#7A3E00"
 _OWN_LAW = {"color": BROWN, "linewidth": 1.2, "linestyle": (0, (3, 2))}
 COLUMNS = (
     "step size",
@@ -108,11 +110,18 @@ def pcnl(posterior: cg.Posterior, step_size: jax.Array) -> object:
     return cg.pcnl(posterior.witness, gaussian_part(posterior), contraction)
 
 
+def tempered(posterior: cg.Posterior, step_size: jax.Array) -> object:
+    """The ladder's moves turn by sqrt(2 eta), which covers about the distance of a Langevin step of eta."""
+    powers = jnp.linspace(0.0, 1.0, RUNGS)
+    return cg.tempered(posterior.witness, gaussian_part(posterior), powers, jnp.minimum(jnp.sqrt(2 * step_size), 1.5))
+
+
 KERNELS: dict[str, tuple[Callable[[cg.Posterior, jax.Array], object], str]] = {  # and the colour it is drawn in
     "langevin": (langevin, ORANGE),
     "leimkuhler_matthews": (leimkuhler_matthews, BLUE),
     "mala": (mala, GREEN),
     "pcnl": (pcnl, PURPLE),
+    "tempered": (tempered, SKY),
 }
 UNADJUSTED = ("langevin", "leimkuhler_matthews")  # stable in a well of curvature q up to a step of 2 / q
 

@@ -7,6 +7,8 @@ from .chains import effective_potential as effective_potential
 from .chains import sample as sample
 from .chains import simulation_based_calibration as simulation_based_calibration
 from .methods import Family as Family
+from .methods import cryogen_map as cryogen_map
+from .methods import cryogen_ot as cryogen_ot
 from .methods import cryowgen_langevin as cryowgen_langevin
 from .methods import cryowgen_mc as cryowgen_mc
 from .methods import importance_sample as importance_sample

@@ -47,6 +47,15 @@ class HasSpectralCurvature(HasCurvature, Protocol):
 
 
 @runtime_checkable
+class HasSpectralGradient(Protocol):
+    """A witness on volumes part of which is cheaper in Fourier space."""
+
+    def value_and_spectral_gradient(self, position: Array, spectrum: Array) -> tuple[Array, Array]:
+        """Return w and the half spectrum of its gradient, given a position and its half spectrum."""
+        ...
+
+
+@runtime_checkable
 class Stochastic(Protocol):
     """A witness that can be drawn; called itself, it is the expectation of its draws, or an average that is fixed."""
 

@@ -151,6 +151,7 @@ def gaussian_draws(rng, chains, draws, shape, precision):
     return np.fft.irfftn(spectrum, shape, axes=(2, 3, 4), norm="ortho"), -precision * spectrum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 1.3])
 def test_the_virial_knows_the_temperature_shell_by_shell(rng, temperature):
     shape = (6, 6, 6)

@@ -50,6 +50,7 @@ def test_a_gaussian_posterior_has_psi_exactly(key):
     assert float(estimate.standard_error) == 0 == int(estimate.num_gradients)
 
 
+@pytest.mark.slow
 def test_a_quadratic_form_that_the_library_is_not_told_of_is_found(key):
     problem = Problem()
     estimate = cg.effective_potential(key, problem.hidden, num_equilibration=32)
@@ -58,6 +59,7 @@ def test_a_quadratic_form_that_the_library_is_not_told_of_is_found(key):
     assert int(estimate.num_gradients) > 0
 
 
+@pytest.mark.slow
 def test_psi_of_a_mixture_lies_in_its_bracket(key):
     problem = Mixture()
     draws = volume_stack(problem.law.draw(np.random.default_rng(0), 256))

@@ -459,6 +459,7 @@ def test_a_random_witness_is_recognised_and_its_noise_reported(key, small):
     assert moment_score(result, small.law.mean, oracles.dense_filter(variance, SHAPE)) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_kernels_that_know_their_energy_error_report_it_and_others_do_not(key, small):
     few = {"num_chains": 2, "num_steps": 16, "num_kept": 4, "warmup": 0}
     kinetic = cg.sample(key, small.hidden, sampler="kinetic", **few)

@@ -294,6 +294,7 @@ class TestOptions:
 
 
 class TestResuming:
+    @pytest.mark.slow
     def test_interrupted_and_resumed(self, restored, files, tmp_path, monkeypatch):
         """The same bytes as the run that was left alone."""
         command = (*restored.arguments, "--output", tmp_path / "out")

@@ -175,6 +175,7 @@ def test_cryowgen_mc_returns_the_heaviest_candidates(key):
     assert few.samples.shape == (3, *SHAPE)
 
 
+@pytest.mark.slow
 def test_cryowgen_langevin_returns_one_draw_per_chain_and_the_moments(key):
     problem = Problem("mixture")
     law = problem.law

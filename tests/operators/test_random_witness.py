@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 import cryowgen_jax as cg
-from cryowgen_jax.operators import BoundedRotatedWitness, RotatedWitness, Rotation, Wedge, compose, wedge_mask
+from cryowgen_jax.operators import (
+    BoundedRotatedWitness,
+    NoisyWitness,
+    RotatedWitness,
+    Rotation,
+    Wedge,
+    compose,
+    wedge_mask,
+)
 from cryowgen_jax.operators.random_witness import largest_gain
 from cryowgen_jax.potentials import gaussian_part, has_curvature
 from cryowgen_jax.samplers import stochastic
@@ -231,3 +239,31 @@ def test_drives_the_stochastic_kernel(wedge, volume, key):
     new, info = jax.jit(build(witness).step)(key, state)
     assert np.all(np.isfinite(new.position))
     assert float(info.inflation) > 1e-4
+
+
+def test_noise_has_the_spectrum_that_is_stated(wedge, volume, key):
+    """A witness of squares is raised by half of the noise's energy, and only where there is noise."""
+    amplitude = jnp.asarray(wedge.transfer) * 0.7
+    noisy = NoisyWitness(jax.tree_util.Partial(lambda y: 0.5 * jnp.sum(y**2)), amplitude, jax.random.split(key, 3))
+    assert isinstance(noisy, Stochastic)
+    values, gradients = draw(noisy, jax.random.split(key, 2000), volume)
+    energy = 0.5 * 0.49 * np.sum(oracles.multiplicity(SHAPE) * np.asarray(wedge.transfer) ** 2)
+    expected = 0.5 * np.sum(np.asarray(volume, float) ** 2) + energy
+    assert abs(np.mean(values) - expected) < 5 * np.std(values) / 2000**0.5
+    assert abs(expected - energy - np.mean(values)) > 5 * np.std(values) / 2000**0.5
+    noise = np.fft.rfftn(np.asarray(gradients - volume[None], float), axes=(1, 2, 3), norm="ortho")
+    power = np.mean(np.abs(noise) ** 2, axis=0)
+    assert np.all(power[np.asarray(wedge.transfer) == 0] < 1e-10)
+    np.testing.assert_allclose(power[np.asarray(wedge.transfer) == 1], 0.49, rtol=0.2)
+    fixed = np.mean([noisy.at(k)(volume) for k in noisy.keys])
+    np.testing.assert_allclose(average(noisy, volume)[0], fixed, rtol=1e-5)
+
+
+def test_rotations_and_noise_are_drawn_together(wedge, volume, key):
+    noisy = NoisyWitness(SOFT, jnp.asarray(wedge.transfer), jax.random.split(key, 1))
+    both = RotatedWitness(noisy, wedge, cube_rotations())
+    still = RotatedWitness(SOFT, wedge, cube_rotations()[:1])
+    values, _ = draw(RotatedWitness(noisy, wedge, cube_rotations()[:1]), jax.random.split(key, 50), volume)
+    assert np.std(values) > 0.1
+    assert len({float(v) for v in draw(both, jax.random.split(key, 50), volume)[0]}) > 24
+    assert np.std(draw(still, jax.random.split(key, 50), volume)[0]) < 1e-5

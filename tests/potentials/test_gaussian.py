@@ -9,7 +9,16 @@ import pytest
 
 import cryowgen_jax as cg
 from cryowgen_jax.operators import Wedge
-from cryowgen_jax.potentials import ScaledWitness, SumWitness, contraction_gap, gaussian_part, has_curvature, split
+from cryowgen_jax.potentials import (
+    ScaledWitness,
+    ShiftedWitness,
+    SumWitness,
+    absorb,
+    contraction_gap,
+    gaussian_part,
+    has_curvature,
+    split,
+)
 from tests import oracles
 
 SHAPES = [(7,), (8,), (5, 6), (4, 5), (3, 4, 5), (4, 3, 6), (1, 2, 3)]
@@ -144,6 +153,28 @@ def test_split_keeps_the_exponent(rng, shape, name):
 
     assert error(mean) < 2e-5
     assert error(1.01 * mean) > 1e-4
+
+
+def test_absorbing_twice_keeps_the_exponent_in_one_shift(rng):
+    shape = (3, 4, 4)
+    posterior, *_ = problem(rng, shape, mixture(rng, shape))
+    points = volume(1.5 * rng.normal(size=(6, 48)), shape)
+
+    @jax.jit
+    def evaluate(positions, curvature, slope):
+        gaussian, rest = split(posterior)
+        for part in (0.3, 0.7):
+            gaussian, rest = absorb(gaussian, rest, part * curvature, part * slope)
+        return gaussian, rest, jax.vmap(rest)(positions), jax.vmap(posterior.log_density)(positions)
+
+    curvature = oracles.symmetric_half(rng, shape, 0.0, 2.0)
+    slope = np.fft.rfftn(rng.normal(size=shape), norm="ortho")
+    gaussian, rest, remainder, exponent = evaluate(points, jnp.asarray(curvature), jnp.asarray(slope, jnp.complex64))
+    assert not isinstance(rest.witness, ShiftedWitness)
+    covariance = oracles.dense_filter(1 / np.asarray(gaussian.precision, float), shape)
+    flat, mean = np.asarray(points, float).reshape(6, -1), np.asarray(gaussian.mean, float).reshape(-1)
+    measure = float(gaussian.log_integral) + oracles.log_normal(flat, mean, covariance)
+    np.testing.assert_allclose(np.asarray(remainder, float) + measure, exponent, rtol=5e-5)
 
 
 def test_split_halves_the_curvature_of_a_concave_remainder(rng):

@@ -184,6 +184,7 @@ def run(posterior, key, sampler="preconditioned"):
     return sample(key, posterior, sampler=sampler, devices=jax.devices()[:1], **counts)
 
 
+@pytest.mark.slow
 def test_preconditioned_chains_reach_the_dense_posterior(rng, key):
     posterior, _, precision, mean = posterior_of(BOX, rng)
     result = run(posterior, key)

@@ -101,6 +101,23 @@ def test_sum_scaled_and_shifted_values(rng):
     np.testing.assert_allclose(by_frequency, one(z) + 0.5 * flat @ oracles.dense_filter(shift, SHAPE) @ flat, rtol=1e-5)
 
 
+@pytest.mark.parametrize("slope", [False, True])
+@pytest.mark.parametrize("by_frequency", [False, True])
+def test_gradient_of_a_shifted_witness_in_fourier_space(rng, by_frequency, slope):
+    one, z = mixture(rng), volume(rng.normal(size=SIZE))
+    shift = oracles.symmetric_half(rng, SHAPE, -0.5, 2.0) if by_frequency else 0.8
+    b = rng.normal(size=SHAPE)
+    shifted = ShiftedWitness(one, jnp.asarray(shift, jnp.float32), jnp.fft.rfftn(b, norm="ortho") if slope else None)
+    value, gradient = shifted.value_and_spectral_gradient(z, jnp.fft.rfftn(z, norm="ortho"))
+    flat, b = np.asarray(z, float).ravel(), b.ravel() * slope
+    form = oracles.dense_filter(shift, SHAPE) if by_frequency else 0.8 * np.eye(SIZE)
+    expected = np.asarray(jax.grad(one)(z), float).ravel() + form @ flat - b
+    np.testing.assert_allclose(value, one(z) + 0.5 * flat @ form @ flat - b @ flat, rtol=1e-5)
+    np.testing.assert_allclose(shifted(z), value, rtol=1e-5)
+    got = np.fft.irfftn(gradient, SHAPE, axes=(0, 1, 2), norm="ortho").ravel()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", WITNESSES)
 def test_curvature_bounds_hold_every_hessian(rng, name):
     """As scalars against the eigenvalues, and frequency by frequency as quadratic forms."""

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.restoration import restore
@@ -19,6 +20,7 @@ def crops():
     return half1 + slope + 3, half2 - slope - 3, sim.noise_sd
 
 
+@pytest.mark.slow
 def test_the_restoration_lies_about_the_mean_of_the_halves():
     half1, half2, noise_sd = crops()
     result = restore(half1, TILTS, half2=half2, **QUICK)

@@ -73,6 +73,7 @@ def assert_sound(result, shape=SHAPE):
 # What was measured, and what was not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "number"), [("half1", 1), ("halves", 2)])
 def test_the_mean_agrees_with_the_data_within_the_noise(what, number):
     sim, result = tomogram(), quick(what)
@@ -314,6 +315,20 @@ def test_importance_sampling_confesses():
     assert len(few.samples) == QUICK["num_samples"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "likeness"), [("cryogen_map", 0.97), ("cryogen_ot", 0.7)])
+def test_point_estimates_are_one_answer_near_the_mean_of_the_family(method, likeness):
+    """The default model is Gaussian, so that its highest point is its mean; transport does without the tether."""
+    sim = tomogram()
+    family = restore(sim.half1, TILTS, half2=sim.half2, **QUICK)
+    result = restore(sim.half1, TILTS, half2=sim.half2, method=method, **QUICK)
+    assert result.samples.shape == (1, *SHAPE)
+    np.testing.assert_array_equal(result.samples[0], result.mean)
+    assert not result.std.any()
+    assert any("says nothing of the error" in sentence for sentence in result.report.warnings)
+    assert np.corrcoef(result.mean.ravel(), family.mean.ravel())[0, 1] > likeness
+
+
 # What cannot be used, and what is doubted
 
 
@@ -442,6 +457,7 @@ def test_a_list_of_tilts(step):
 # Interruption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["warm-up", "sampling"])
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, phase):
     uninterrupted, steps = quick(), []

@@ -57,6 +57,7 @@ class TwoModes:
         return np.max(np.abs([oracles.mean_scores(shares, self.law.weights[0]), *moments]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [1.0, 1e6])
 def test_modes_that_the_data_cannot_tell_apart_keep_their_weights(key, lam):
     problem = TwoModes(lam)
@@ -98,6 +99,7 @@ def test_swaps_are_a_permutation_of_neighbours(key):
         np.testing.assert_array_equal(tries, accepted)  # equal witnesses always swap
 
 
+@pytest.mark.slow
 def test_the_bottom_rung_is_drawn_anew_at_every_step(key):
     problem = TwoModes(1.0)
     algorithm = cg.tempered(problem.posterior.witness, problem.gaussian, jnp.array([0.0, 1.0]), 0.6)
@@ -115,6 +117,7 @@ def test_the_bottom_rung_is_drawn_anew_at_every_step(key):
     assert np.max(np.abs(scores)) < 4.5
 
 
+@pytest.mark.slow
 def test_rungs_are_about_a_standard_deviation_of_the_witness_apart(key):
     problem = TwoModes(1.0)
     powers, step_sizes, count = even_ladder(key, samplers.as_pytree(problem.posterior.witness), problem.gaussian)
@@ -127,6 +130,7 @@ def test_rungs_are_about_a_standard_deviation_of_the_witness_apart(key):
     assert 0.4 < spread * float(powers[1]) < 2.5  # from 16 particles
 
 
+@pytest.mark.slow
 def test_a_traced_run_interpolates_its_rungs(key):
     problem = TwoModes(1.0)
     result = jax.jit(

@@ -29,9 +29,19 @@ from cryowgen_jax.simulation import (
 from cryowgen_jax.simulation.tomogram import SMALLEST_AXIS
 from cryowgen_jax.types import InputError
 
-NAMES = {"cryowgen_langevin": "CryoWGEN-II", "cryowgen_mc": "CryoWGEN-I"}
-HOW = {"cryowgen_langevin": "Langevin chains", "cryowgen_mc": "importance sampling, known to fail on whole tomograms"}
-LEGEND = " ".join(f"{NAMES[method]}: {HOW[method]}." for method in METHODS)
+NAMES = {
+    "cryowgen_langevin": "CryoWGEN-II",
+    "cryowgen_mc": "CryoWGEN-I",
+    "cryogen_ot": "CryoGEN-II",
+    "cryogen_map": "CryoGEN-I",
+}
+HOW = {
+    "cryowgen_langevin": "Langevin chains",
+    "cryowgen_mc": "importance sampling, known to fail on whole tomograms",
+    "cryogen_ot": "optimal transport, one answer",
+    "cryogen_map": "maximum a posteriori, one answer",
+}
+LEGEND = "\n".join(f"{NAMES[method]}: {HOW[method]}." for method in METHODS)
 COLUMNS = {
     "in-wedge correlation": "with the truth, inside the missing wedge; 1 is best",
     "measured correlation": "with the truth, outside of it; 1 is best",
@@ -150,7 +160,8 @@ def _write_comparison(output: pathlib.Path, simulated: SimulatedTomogram, entrie
     curves = {}
     for entry in entries:
         volumes[f"{entry.name}: mean"] = entry.restoration.mean
-        volumes[f"{entry.name}: std"] = entry.restoration.std
+        if np.any(entry.restoration.std):
+            volumes[f"{entry.name}: std"] = entry.restoration.std
         restored = entry.restoration
         errors = wedge_errors(simulated.truth, restored.mean, restored.samples, restored.weights, restored.wedge)
         curve = coverage_curve(errors, PROBABILITIES)

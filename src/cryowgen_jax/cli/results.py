@@ -20,6 +20,7 @@ from cryowgen_jax.restoration import Restoration
 from cryowgen_jax.spatial import fourier
 
 PACKAGES = ("cryowgen-jax", "jax", "jaxlib", "flax", "blackjax", "numpy", "scipy", "mrcfile")
+SPECTRA = ("tomogram", "mean", "one sample")  # of which the report shows power spectra
 NUM_SUMMARIES = 3  # volumes beside the samples
 NUM_CHECKPOINTS, VOLUMES_PER_CHECKPOINT = 3, 6  # two that are kept and the one being written; per sample, measured
 
@@ -86,10 +87,10 @@ def write_report(
     volumes = {
         "tomogram": tomogram.data,
         "mean": restoration.mean,
-        "one sample": restoration.samples[0],
-        "another sample": restoration.samples[-1],
-        "std": restoration.std,
     }
+    if len(restoration.samples) > 1:
+        volumes |= {"one sample": restoration.samples[0], "another sample": restoration.samples[-1]}
+        volumes["std"] = restoration.std
     if outcome.contrast == "dark":
         volumes = {name: volume if name == "std" else -volume for name, volume in volumes.items()}
     figures = {"Slices": report.slice_figure(volumes, voxel_size_angstrom=size, spread=("std",))}
@@ -98,7 +99,7 @@ def write_report(
         f"({settings['beam_axis']}). Where std is large, the samples disagree and the mean is a guess."
     }
     if (settings["tilt_axis"], settings["beam_axis"]) == ("y", "z"):
-        spectra = {name: volumes[name] for name in ("tomogram", "mean", "one sample")}
+        spectra = {name: volume for name, volume in volumes.items() if name in SPECTRA}
         figures["Power spectra"] = report.spectrum_figure(
             spectra, voxel_size_angstrom=size, tilt_range=tuple(settings["tilt_range"])
         )

@@ -12,8 +12,9 @@ import numpy as np
 
 from cryowgen_jax.operators.compose import Composition, Rotation, compose
 from cryowgen_jax.potentials.witnesses import curvature_bounds
+from cryowgen_jax.spatial import fourier
 from cryowgen_jax.spatial.rotation import random_rotations
-from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
+from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey, Stochastic
 
 
 @jax.tree_util.register_dataclass
@@ -59,14 +60,50 @@ class RotatedWitness:
         return jnp.mean(jax.lax.map(jax.checkpoint(rotated), self.rotations))
 
     def at(self, key: PRNGKey) -> Composition:
-        """Return v -> D(T_M R v) with a rotation drawn at random."""
+        """Return v -> D(T_M R v) with a rotation drawn at random, and D too where that is random."""
+        witness = self.witness
+        if isinstance(witness, Stochastic):
+            key, noise_key = jax.random.split(key)
+            witness = witness.at(noise_key)
         if self.uniform:
-            return self.rotated(random_rotations(key, 1)[0])
-        return self.rotated(self.rotations[jax.random.randint(key, (), 0, self.rotations.shape[0])])
+            return self.rotated(random_rotations(key, 1)[0], witness)
+        return self.rotated(self.rotations[jax.random.randint(key, (), 0, self.rotations.shape[0])], witness)
 
-    def rotated(self, matrix: Array) -> Composition:
-        """Return v -> D(T_M R v) with this rotation."""
-        return compose(self.witness, compose(self.decoder, Rotation(matrix)))
+    def rotated(self, matrix: Array, witness: Callable[[Array], Array] | None = None) -> Composition:
+        """Return v -> D(T_M R v) with this rotation, and this D in place of its own."""
+        return compose(self.witness if witness is None else witness, compose(self.decoder, Rotation(matrix)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoisyWitness:
+    r"""E D(y + eps), eps = F^-1 (a . F xi) with white xi of unit variance: what D pays once noise is put back.
+
+    Reconstructed observations have noise where they were measured only, and not white: ``amplitude`` a is the square
+    root of its power spectrum, in rfftn layout, 0 inside the wedge. ``at(key)`` draws eps; called itself it is the
+    average over the fixed draws of ``keys``.
+    """
+
+    witness: Callable[[Array], Array]
+    amplitude: Array
+    keys: PRNGKey
+
+    def __call__(self, observation: Array) -> Array:
+        """Return the average over the fixed draws."""
+        return jnp.mean(jax.lax.map(lambda key: self.at(key)(observation), self.keys))
+
+    def at(self, key: PRNGKey) -> jax.tree_util.Partial:
+        """Return y -> D(y + eps) with one draw of eps."""
+        return jax.tree_util.Partial(_with_noise, self.witness, self.amplitude, key)
+
+    def curvature_bounds(self) -> tuple[Array, Array]:
+        """Those of D."""
+        return curvature_bounds(self.witness)
+
+
+def _with_noise(witness: Callable[[Array], Array], amplitude: Array, key: PRNGKey, observation: Array) -> Array:
+    noise = jax.random.normal(key, observation.shape, observation.dtype)
+    return witness(observation + fourier.filter_volume(noise, amplitude))
 
 
 @jax.tree_util.register_dataclass

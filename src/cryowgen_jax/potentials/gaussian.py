@@ -121,7 +121,11 @@ def absorb(
     quadratic = old * _power(mean - gaussian.mean_spectrum) + curvature * _power(mean) + jnp.log(precision / old)
     log_integral = gaussian.log_integral + jnp.sum((linear - 0.5 * quadratic) * fourier.multiplicity(shape))
     absorbed = FourierGaussian(mean, precision, log_integral, shape)
-    return absorbed, ShiftedWitness(witness, curvature, fourier.irfftn(slope, shape))
+    if isinstance(witness, ShiftedWitness):  # one shift, since every further one costs two transforms a step
+        curvature = witness.shift + curvature
+        slope = slope if witness.slope is None else witness.slope + slope
+        witness = witness.witness
+    return absorbed, ShiftedWitness(witness, curvature, slope)
 
 
 def contraction_gap(gaussian: FourierGaussian, remainder: Callable[[Array], Array]) -> Array:

@@ -137,7 +137,7 @@ class SumWitness:
 class ShiftedWitness:
     """w(z) + 1/2 z^T s z - b^T z: what is left of a witness when curvature s and slope b moved into the Gaussian part.
 
-    ``shift`` is a scalar, or one value per coefficient in rfftn layout; ``slope`` a volume, or None for zero.
+    ``shift`` is a scalar, or one value per coefficient in rfftn layout; ``slope`` a half spectrum, or None for zero.
     """
 
     witness: Callable[[Array], Array]
@@ -148,10 +148,17 @@ class ShiftedWitness:
         """Return w(z) + 1/2 z^T s z - b^T z."""
         value = self.witness(position)
         if self.slope is not None:
-            value = value - jnp.sum(self.slope * position)
+            value = value - jnp.sum(fourier.irfftn(self.slope, position.shape) * position)
         if jnp.ndim(self.shift) == 0:
             return value + 0.5 * self.shift * jnp.sum(position**2)
         return value + fourier.quadratic_form(position, self.shift)
+
+    def value_and_spectral_gradient(self, position: Array, spectrum: Array) -> tuple[Array, Array]:
+        """Value, and half spectrum of the gradient, with no transform but that of the witness's own gradient."""
+        value, gradient = jax.value_and_grad(self.witness)(position)
+        slope = 0.0 if self.slope is None else self.slope
+        value = value + fourier.inner(spectrum, 0.5 * self.shift * spectrum - slope, position.shape)
+        return value, fourier.rfftn(gradient) + self.shift * spectrum - slope
 
     def at(self, key: PRNGKey) -> ShiftedWitness:
         """With one draw of the witness where that is random."""

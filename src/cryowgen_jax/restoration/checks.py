@@ -8,7 +8,8 @@ import numpy as np
 
 from cryowgen_jax.types import InputError
 
-METHODS = ("cryowgen_langevin", "cryowgen_mc")
+METHODS = ("cryowgen_langevin", "cryowgen_mc", "cryogen_ot", "cryogen_map")
+POINT_METHODS = ("cryogen_ot", "cryogen_map")  # one answer, no family
 CONTRASTS = ("auto", "bright", "dark")
 ANGLE_TOLERANCE = 1.0  # degrees between the outermost tilts and the range that was stated
 

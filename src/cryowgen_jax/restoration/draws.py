@@ -14,7 +14,7 @@ import numpy as np
 
 from cryowgen_jax import potentials, samplers
 from cryowgen_jax.chains import Progress, sample
-from cryowgen_jax.methods import cryowgen_mc
+from cryowgen_jax.methods import cryogen_map, cryogen_ot, cryowgen_mc
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.restoration import solvent, spectra
 from cryowgen_jax.spatial import fourier
@@ -182,4 +182,13 @@ def by_importance(key: PRNGKey, posterior: Posterior, num_candidates: int, num_s
     ess = float(1 / jnp.sum(family.weights**2))
     return Draws(
         family.mean, family.std, family.samples, family.weights, "importance", "ok", ess, np.nan, 1.0, np.nan, 0
+    )
+
+
+def by_ascent(key: PRNGKey, posterior: Posterior, method: str) -> Draws:
+    """The one answer of a point estimate."""
+    family = {"cryogen_map": cryogen_map, "cryogen_ot": cryogen_ot}[method](key, posterior)
+    status = "ok" if bool(jnp.all(jnp.isfinite(family.mean))) else "not finite"
+    return Draws(
+        family.mean, family.std, family.samples, family.weights, "L-BFGS", status, np.nan, np.nan, np.nan, np.nan, 0
     )

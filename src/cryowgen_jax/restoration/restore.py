@@ -136,8 +136,8 @@ def restore(
         A volume in the tomogram's units to tether to, such as another tool's restoration of other data; by default the
         solvent level, loosely.
     method
-        "cryowgen_langevin" (chains) or "cryowgen_mc" (importance sampling, whose effective sample size is near 1 on
-        volumes: for comparison).
+        "cryowgen_langevin" (chains); for comparison "cryowgen_mc" (importance sampling, whose effective sample size is
+        near 1 on volumes), and the point estimates "cryogen_ot" and "cryogen_map" (one sample, no spread).
     num_samples
         K, one chain each.
     key
@@ -241,13 +241,15 @@ def _in_one_box(
     checkpoint: str | pathlib.Path | None,
     report: Callable[[Progress], None] | None,
 ) -> TiledDraws:
-    """Restore standardised volumes as one Fourier box, by either method."""
+    """Restore standardised volumes as one Fourier box, by any method."""
     mask = mask_of(halves[0].shape)
     model, estimate = draws.fit(jax.random.fold_in(key, 0), halves, mask, report)
     posterior = draws.posterior_of(model, mask, witness, center)
     if method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)
         drawn = draws.by_importance(jax.random.fold_in(key, 1), posterior, candidates, plan.num_samples)
+    elif method in checks.POINT_METHODS:
+        drawn = draws.by_ascent(jax.random.fold_in(key, 1), posterior, method)
     else:
         start = None
         if witness == "default":
@@ -294,6 +296,8 @@ def _doubts(drawn: Draws, contradiction: str | None, method: str) -> tuple[str, 
         doubts.append(
             f"The weights rest on {drawn.ess:.1f} candidates, so the spread says nothing: use cryowgen_langevin."
         )
+    if method in checks.POINT_METHODS:
+        doubts.append("A point estimate has no spread: std is 0 everywhere and says nothing of the error.")
     if drawn.r_hat > 1.2:
         doubts.append(
             f"The chains have not converged (split R-hat {drawn.r_hat:.2f}, should be below 1.2): give them more steps."

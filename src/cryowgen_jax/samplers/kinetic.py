@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.samplers.binding import algorithm, bind
-from cryowgen_jax.samplers.pcnl import GaussianPart, Witness, real_product
+from cryowgen_jax.samplers.pcnl import GaussianPart, Witness, real_product, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 
@@ -150,8 +150,8 @@ def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRN
     velocity = jnp.zeros_like(offset)
     if rng_key is not None:
         velocity = jax.lax.rsqrt(gaussian.precision) * _white(rng_key, position)
-    value, gradient = jax.value_and_grad(witness)(position)
-    return KineticState(position, offset, velocity, value, fourier.rfftn(gradient))
+    value, gradient = value_and_spectral_gradient(witness, position, gaussian.mean_spectrum + offset)
+    return KineticState(position, offset, velocity, value, gradient)
 
 
 def unadjusted_step(
@@ -210,9 +210,9 @@ def _move(
     kicked = state.velocity + kick * state.gradient
     offset = jnp.cos(h) * state.offset + jnp.sin(h) * kicked
     turned = jnp.cos(h) * kicked - jnp.sin(h) * state.offset
-    position = fourier.irfftn(gaussian.mean_spectrum + offset, shape)
-    value, gradient = jax.value_and_grad(witness)(position)
-    gradient = fourier.rfftn(gradient)
+    spectrum = gaussian.mean_spectrum + offset
+    position = fourier.irfftn(spectrum, shape)
+    value, gradient = value_and_spectral_gradient(witness, position, spectrum)
     velocity = turned + kick * gradient
     # the kinetic energy that a kick adds is its mean velocity times the force
     work = real_product(state.gradient, 0.5 * (state.velocity + kicked)) + real_product(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cryowgen_jax.samplers.binding import algorithm, bind
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, PRNGKey
+from cryowgen_jax.types import Array, HasSpectralGradient, PRNGKey
 
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
@@ -84,7 +84,7 @@ def build(
 def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRNGKey | None = None) -> PcnlState:
     """Start a chain; ``rng_key`` is not used."""
     del rng_key
-    return _state(witness, position, fourier.rfftn(position) - gaussian.mean_spectrum)
+    return _state(witness, gaussian, position, fourier.rfftn(position) - gaussian.mean_spectrum)
 
 
 def unadjusted_step(
@@ -109,9 +109,17 @@ def adjusted_step(
     return chosen, PcnlInfo(rate, accept)
 
 
-def _state(witness: Witness, position: Array, offset: Array) -> PcnlState:
+def value_and_spectral_gradient(witness: Witness, position: Array, spectrum: Array) -> tuple[Array, Array]:
+    """The witness at a position of known half spectrum, and the half spectrum of its gradient there."""
+    if isinstance(witness, HasSpectralGradient):
+        return witness.value_and_spectral_gradient(position, spectrum)
     value, gradient = jax.value_and_grad(witness)(position)
-    return PcnlState(position, offset, value, fourier.rfftn(gradient))
+    return value, fourier.rfftn(gradient)
+
+
+def _state(witness: Witness, gaussian: GaussianPart, position: Array, offset: Array) -> PcnlState:
+    value, gradient = value_and_spectral_gradient(witness, position, gaussian.mean_spectrum + offset)
+    return PcnlState(position, offset, value, gradient)
 
 
 def _propose(
@@ -124,7 +132,8 @@ def _propose(
         + (1 - a) / gaussian.precision * state.gradient
         + jnp.sqrt((1 - a) * (1 + a) / gaussian.precision) * noise
     )
-    return _state(witness, fourier.irfftn(gaussian.mean_spectrum + offset, state.position.shape), offset)
+    position = fourier.irfftn(gaussian.mean_spectrum + offset, state.position.shape)
+    return _state(witness, gaussian, position, offset)
 
 
 def _log_acceptance(gaussian: GaussianPart, contraction: Array, old: PcnlState, new: PcnlState) -> Array:

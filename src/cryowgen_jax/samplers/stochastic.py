@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.samplers.binding import algorithm, as_pytree, bind
-from cryowgen_jax.samplers.pcnl import GaussianPart, real_product
+from cryowgen_jax.samplers.pcnl import GaussianPart, real_product, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey, Stochastic
 
@@ -101,11 +101,12 @@ def init(
     witness: Stochastic, gaussian: GaussianPart, position: Array, rng_key: PRNGKey | None = None
 ) -> StochasticState:
     """Start a chain; the first gradient is drawn with ``rng_key``, or without one is that of the expected witness."""
-    offset = fourier.rfftn(position) - gaussian.mean_spectrum
+    spectrum = fourier.rfftn(position)
+    offset = spectrum - gaussian.mean_spectrum
     state = StochasticState(position, offset, offset, jnp.zeros(offset.shape, position.dtype), jnp.zeros((), jnp.int32))
     if rng_key is None:
-        return state._replace(gradient=fourier.rfftn(jax.grad(witness)(position)))
-    return _draw(witness, jax.random.fold_in(rng_key, 2), state)  # a child key that steps do not use
+        return state._replace(gradient=value_and_spectral_gradient(witness, position, spectrum)[1])
+    return _draw(witness, gaussian, jax.random.fold_in(rng_key, 2), state)  # a child key that steps do not use
 
 
 def corrected_step(
@@ -153,14 +154,14 @@ def _move(
         jnp.sum(added * weights) / total,
         jnp.sum((injected - wanted + added) * weights) / total,
     )
-    return _draw(witness, draw_key, state._replace(position=position, offset=offset)), info
+    return _draw(witness, gaussian, draw_key, state._replace(position=position, offset=offset)), info
 
 
-def _draw(witness: Stochastic, key: PRNGKey, state: StochasticState) -> StochasticState:
+def _draw(witness: Stochastic, gaussian: GaussianPart, key: PRNGKey, state: StochasticState) -> StochasticState:
     """Draw the gradient at the state's position and count it in."""
 
     def gradient(key: PRNGKey) -> Array:
-        return fourier.rfftn(jax.grad(witness.at(key))(state.position))
+        return value_and_spectral_gradient(witness.at(key), state.position, gaussian.mean_spectrum + state.offset)[1]
 
     one, two = jax.vmap(gradient)(jax.random.split(key))
     draws = state.draws + 1

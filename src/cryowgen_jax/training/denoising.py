@@ -1,0 +1,123 @@
+r"""Denoising score matching: the warm start of a witness, from clean samples alone and without chains.
+
+.. math:: \min_w \; E_{z \sim P_Z}\, E_{\sigma}\, E_{\xi \sim N(0, I)}\;
+          \frac{1}{2D} \big|\sigma\, \nabla (w + u)(z + \sigma \xi) + \xi\big|^2
+
+with log sigma uniform over a range, so that grad w is learned wherever a chain may be: from the clean samples to where
+noise drowns them. At one level the minimiser is w + u = log p_sigma, the log-density of clean samples plus noise
+(Vincent, Neural Computation 2011); over a range it is what one function can do for all levels. u is what the model
+knows already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cryowgen_jax.chains.annealing import over_particles
+from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
+from cryowgen_jax.training.positives import Positives, drawer
+from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
+
+DEFAULT_OPTIMIZER = optax.adam(1e-3)
+Function = Callable[[Array], Array]
+
+
+def denoising_loss(witness: Function, known: Function | None, clean: Array, level: Array, noise: Array) -> Array:
+    """The loss of one clean sample, noise level sigma and unit noise; 0.5 where the gradient is zero, on average."""
+
+    def density(position: Array) -> Array:
+        return witness(position) if known is None else witness(position) + known(position)
+
+    return 0.5 * jnp.mean((level * jax.grad(density)(clean + level * noise) + noise) ** 2)
+
+
+def match_scores(
+    key: PRNGKey,
+    witness: Function,
+    positives: Positives,
+    noise_levels: tuple[float, float],
+    *,
+    known: Function | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    num_iterations: int = 1000,
+    batch_size: int = 8,
+    decay: float = 0.99,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Descent:
+    """Denoising score matching of a witness; ``parameters`` and ``average`` of the result are witnesses.
+
+    Parameters
+    ----------
+    key
+        Iteration i depends on ``fold_in(key, i)``.
+    witness
+        Where to start; a pytree callable, differentiable twice in reverse mode.
+    positives
+        Clean samples: an array (M, ...), or key -> one draw.
+    noise_levels
+        Smallest and largest sigma, in the units of the samples.
+    known
+        u, which the witness is learned on top of; None for 0.
+    optimizer
+        Optax transformation, Adam with a step of 1e-3 by default. The same object again does not compile again.
+    batch_size
+        Samples per iteration, each at a level of its own.
+    num_iterations, decay, checkpoint, progress
+        As in :func:`~cryowgen_jax.training.descent.descend`.
+
+    Raises
+    ------
+    InputError
+        Where levels or sizes do not fit.
+    """
+    low, high = noise_levels
+    if not 0 < low <= high < float("inf"):
+        raise InputError(f"noise_levels={noise_levels}: give two positive numbers, the smaller first")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: give at least 1")
+    known = None if known is None else as_pytree(known)
+    levels = jnp.asarray([low, high], jnp.float32)
+    return descend(
+        key,
+        _Step(drawer(positives), levels, known, batch_size),
+        as_pytree(witness),
+        (),
+        optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
+        num_iterations=num_iterations,
+        decay=decay,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """(key, witness, nothing) -> gradient of the loss, nothing, log."""
+
+    draw: Callable[[PRNGKey], Array]
+    levels: Array
+    known: Function | None
+    batch_size: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: PRNGKey, witness: PyTree, state: tuple[()]) -> tuple[PyTree, tuple[()], Log]:
+        """One estimate of the gradient."""
+
+        def one(key: PRNGKey) -> tuple[Array, PyTree]:
+            clean_key, level_key, noise_key = jax.random.split(key, 3)
+            clean = self.draw(clean_key)
+            low, high = jnp.log(self.levels)
+            level = jnp.exp(jax.random.uniform(level_key, minval=low, maxval=high))
+            noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
+            return jax.value_and_grad(denoising_loss)(witness, self.known, clean, level, noise)
+
+        losses, slopes = over_particles(one, jax.random.split(key, self.batch_size))
+        return jax.tree.map(lambda slope: jnp.mean(slope, axis=0), slopes), state, {"loss": jnp.mean(losses)}

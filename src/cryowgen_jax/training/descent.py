@@ -1,0 +1,153 @@
+"""The one loop over optimiser steps: chunks of ``lax.scan``, a running average of the parameters, checkpoints."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cryowgen_jax import io, platform
+from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
+
+SECONDS_BETWEEN_SAVES = 30.0
+
+Log = dict[str, Array]
+Gradient = Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, PyTree, Log]]
+
+
+class TrainingProgress(NamedTuple):
+    """What a progress callback is told after every chunk of iterations; ``log`` has the chunk's means by name."""
+
+    step: int
+    num_steps: int
+    log: dict[str, float]
+    seconds: float
+
+
+class Descent(NamedTuple):
+    """Parameters after the last good iteration, their running average, the state, logs by name, and how it ended.
+
+    ``log`` has one value per iteration; ``status`` is "ok" or says at which iteration the descent stopped, and why.
+    """
+
+    parameters: PyTree
+    average: PyTree
+    state: PyTree
+    log: dict[str, np.ndarray]
+    status: str
+
+
+class _Carry(NamedTuple):
+    parameters: PyTree
+    average: PyTree
+    optimizer: PyTree
+    state: PyTree
+
+
+def descend(
+    key: PRNGKey,
+    gradient: Gradient,
+    parameters: PyTree,
+    state: PyTree,
+    *,
+    optimizer: optax.GradientTransformation,
+    num_iterations: int,
+    decay: float = 0.99,
+    chunk: int = 50,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Descent:
+    r"""Follow a stochastic gradient downhill.
+
+    Parameters
+    ----------
+    key
+        Iteration i uses ``fold_in(key, i)``, so that a resumed run is the uninterrupted one bit for bit.
+    gradient
+        (key, parameters, state) -> gradient of the parameters, state after it, logged scalars by name. A pytree
+        callable (``samplers.bind``) does not compile again for new arrays.
+    parameters, state
+        Pytrees of arrays: what is optimised, and what a gradient hands on to the next.
+    optimizer
+        Optax transformation.
+    num_iterations
+        In total, those of a resumed checkpoint included.
+    decay
+        Of the running average: a_i = d a_{i-1} + (1 - d) p_i with d = min(decay, i / (i + 9)), which forgets the start.
+    chunk
+        Iterations of one compiled call; after each the descent is checked, reported and saved.
+    checkpoint
+        Folder to save in and to resume from.
+    progress
+        Told after every chunk.
+    """
+    if num_iterations < 0 or chunk < 1:
+        raise InputError(f"num_iterations={num_iterations}, chunk={chunk}: give at least 0 and 1")
+    started = saved = time.monotonic()
+    gradient, parameters = as_pytree(gradient), jax.tree.map(jnp.asarray, parameters)
+    carry = _Carry(parameters, parameters, optimizer.init(parameters), state)
+    done, log = 0, _empty_log(key, gradient, carry, num_iterations)
+    if checkpoint is not None and (found := io.load_checkpoint(checkpoint, (carry, log))) is not None:
+        done, (carry, log) = found
+    status, on_disk = "ok", done
+    try:
+        while done < num_iterations:
+            length = min(chunk, num_iterations - done)
+            new, rows = _chunk(optimizer, length)(key, gradient, jnp.float32(decay), carry, jnp.int32(done))
+            values_of = {name: np.asarray(values) for name, values in rows.items()}
+            broken = _first_broken(new.parameters, values_of)
+            if broken is not None:
+                status = f"stopped at iteration {done + broken}: not finite; parameters are those of iteration {done}"
+                break
+            for name, values in values_of.items():
+                log[name][done : done + length] = values
+            carry, done = new, done + length
+            if progress is not None:
+                means = {name: float(np.mean(values)) for name, values in values_of.items()}
+                progress(TrainingProgress(done, num_iterations, means, time.monotonic() - started))
+            if checkpoint is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                io.save_checkpoint(checkpoint, done, (carry, log))
+                saved, on_disk = time.monotonic(), done
+    finally:
+        if checkpoint is not None and done > on_disk:
+            io.save_checkpoint(checkpoint, done, (carry, log))
+    log = {name: values[:done] for name, values in log.items()}
+    return Descent(carry.parameters, carry.average, carry.state, log, status)
+
+
+def _empty_log(key: PRNGKey, gradient: Gradient, carry: _Carry, length: int) -> dict[str, np.ndarray]:
+    *_, rows = jax.eval_shape(lambda c: gradient(key, c.parameters, c.state), carry)
+    return {name: np.full(length, np.nan, np.float32) for name in rows}
+
+
+def _first_broken(parameters: PyTree, rows: dict[str, np.ndarray]) -> int | None:
+    """Iteration of the chunk at which something was not finite, or None."""
+    finite = np.logical_and.reduce([np.isfinite(values) for values in rows.values()])
+    if not finite.all():
+        return int(np.argmin(finite))
+    good = all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(parameters))
+    return None if good else len(finite) - 1
+
+
+@functools.lru_cache(maxsize=32)
+def _chunk(optimizer: optax.GradientTransformation, length: int) -> Callable[..., tuple[_Carry, Log]]:
+    def run(key: PRNGKey, gradient: Gradient, decay: Array, carry: _Carry, start: Array) -> tuple[_Carry, Log]:
+        def one(carry: _Carry, i: Array) -> tuple[_Carry, Log]:
+            slope, state, log = gradient(jax.random.fold_in(key, i), carry.parameters, carry.state)
+            updates, optimizer_state = optimizer.update(slope, carry.optimizer, carry.parameters)
+            parameters = optax.apply_updates(carry.parameters, updates)
+            kept = jnp.minimum(decay, i / (i + 9.0))
+            average = optax.incremental_update(parameters, carry.average, 1.0 - kept)
+            return _Carry(parameters, average, optimizer_state, state), log
+
+        return jax.lax.scan(one, carry, start + jnp.arange(length))
+
+    return platform.jit(run)

@@ -1,0 +1,154 @@
+"""Where the negatives of semi-dual training come from: posterior chains (CryoWGEN-II), weighted candidates (I)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from cryowgen_jax.chains import sample
+from cryowgen_jax.chains.annealing import over_particles
+from cryowgen_jax.methods import importance_sample
+from cryowgen_jax.potentials import DataFit, Posterior, SumWitness, draw_conditional_prior, gaussian_part
+from cryowgen_jax.samplers import bind, weigh
+from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey, PyTree
+
+
+class Negatives(NamedTuple):
+    """Draws of one posterior, (K, ...), their weights (K,), and how good they are.
+
+    Weights sum to 1, or to less where some draws are not ready to count. ``quality`` is the acceptance rate of chains,
+    or the effective share of candidates.
+    """
+
+    samples: Array
+    weights: Array
+    quality: Array
+
+
+class NegativeSampler(Protocol):
+    """Draws from posteriors that change little from call to call, with a state for every datum."""
+
+    def start(self, key: PRNGKey, posterior: Posterior) -> PyTree:
+        """The state of one datum before training."""
+        ...
+
+    def draw(self, key: PRNGKey, posterior: Posterior, state: PyTree) -> tuple[Negatives, PyTree]:
+        """Negatives of one datum, and its state after."""
+        ...
+
+
+class LangevinState(NamedTuple):
+    """Where the chains of one datum are, (K, ...), and how often it has been visited since each began, (K,)."""
+
+    positions: Array
+    visits: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LangevinNegatives:
+    """CryoWGEN-II: chains that persist for every datum, so that few steps per iteration do.
+
+    Parameters
+    ----------
+    sampler
+        As in ``cg.sample``; nothing is adapted, steps come from the witness's curvature bound. "kinetic" has a
+        Metropolis test, so that its negatives are right at any step; "stochastic" is for witnesses that are random.
+    num_steps
+        Steps per iteration.
+    num_chains
+        Chains per datum.
+    restart
+        Probability that a chain starts anew, from the Gaussian part, when its datum is visited.
+    visits_to_settle
+        A chain that has started anew counts for nothing until its datum has been visited as often as this.
+    """
+
+    sampler: str = "kinetic"
+    num_steps: int = 20
+    num_chains: int = 1
+    restart: float = 0.02
+    visits_to_settle: int = 4
+
+    def start(self, key: PRNGKey, posterior: Posterior) -> LangevinState:
+        """Positions from the Gaussian part, all of which count, or there would be none at first."""
+        positions = jax.vmap(_first_draw(posterior))(jax.random.split(key, self.num_chains))
+        return LangevinState(positions, jnp.full(self.num_chains, self.visits_to_settle))
+
+    def draw(self, key: PRNGKey, posterior: Posterior, state: LangevinState) -> tuple[Negatives, LangevinState]:
+        """The chains' positions after ``num_steps`` more steps."""
+        fresh_key, coin_key, chain_key = jax.random.split(key, 3)
+        coins = jax.random.bernoulli(coin_key, self.restart, (self.num_chains,))
+        fresh = jax.vmap(_first_draw(posterior))(jax.random.split(fresh_key, self.num_chains))
+        spread = coins.reshape((-1,) + (1,) * (fresh.ndim - 1))
+        result = sample(
+            chain_key,
+            posterior,
+            sampler=self.sampler,
+            num_chains=self.num_chains,
+            num_steps=self.num_steps,
+            warmup=0,
+            num_kept=1,
+            init=jnp.where(spread, fresh, state.positions),
+        )
+        positions, visits = result.samples[:, -1], jnp.where(coins, 0, state.visits) + 1
+        counts = jnp.where(visits >= self.visits_to_settle, 1.0 / self.num_chains, 0.0)
+        return Negatives(positions, counts, result.acceptance), LangevinState(positions, visits)
+
+
+@dataclasses.dataclass(frozen=True)
+class MonteCarloNegatives:
+    """CryoWGEN-I: candidates weighted by the Boltzmann factor, drawn anew in every iteration; no state.
+
+    Parameters
+    ----------
+    num_candidates
+        K, per datum and iteration.
+    reference
+        "gaussian" or "conditional_prior", as in ``cg.importance_sample``; or (key, center) -> z, a draw of kappa itself
+        where that is no Gaussian, such as a finite library of volumes.
+    """
+
+    num_candidates: int = 64
+    reference: Literal["gaussian", "conditional_prior"] | Callable[[PRNGKey, Array], Array] = "gaussian"
+
+    def start(self, key: PRNGKey, posterior: Posterior) -> tuple[()]:
+        """Nothing."""
+        del key, posterior
+        return ()
+
+    def draw(self, key: PRNGKey, posterior: Posterior, state: tuple[()]) -> tuple[Negatives, tuple[()]]:
+        """Candidates with normalised weights."""
+        if callable(self.reference):
+            fit = DataFit(posterior.decoder, posterior.observation, posterior.data_weight)
+            draw = bind(_draw_near, jax.tree_util.Partial(self.reference), posterior.center)
+            log_weight = SumWitness((posterior.witness, fit))
+            family = weigh(key, draw, log_weight, jnp.zeros(()), self.num_candidates, self.num_candidates)
+        else:
+            family = importance_sample(
+                key, posterior, self.num_candidates, reference=self.reference, batch_size=self.num_candidates
+            )
+        weights = jax.nn.softmax(family.log_weights)
+        return Negatives(family.samples, weights, family.ess / self.num_candidates), state
+
+
+def start_all(sampler: NegativeSampler, key: PRNGKey, posteriors: Callable[[Array], Posterior], data: Array) -> PyTree:
+    """The states of all data, leading axis the data's."""
+
+    def one(item: tuple[PRNGKey, Array]) -> PyTree:
+        return sampler.start(item[0], posteriors(item[1]))
+
+    return over_particles(one, (jax.random.split(key, data.shape[0]), data))
+
+
+def _first_draw(posterior: Posterior) -> Callable[[PRNGKey], Array]:
+    if isinstance(posterior.decoder, FourierDiagonal):
+        return gaussian_part(posterior).draw
+    return lambda key: draw_conditional_prior(posterior, key)
+
+
+def _draw_near(reference: Callable[[PRNGKey, Array], Array], center: Array, key: PRNGKey) -> Array:
+    return reference(key, center)

@@ -1,0 +1,22 @@
+"""Where clean samples come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cryowgen_jax.samplers import as_pytree, bind
+from cryowgen_jax.types import Array, PRNGKey
+
+Positives = Array | Callable[[PRNGKey], Array]
+
+
+def drawer(positives: Positives) -> Callable[[PRNGKey], Array]:
+    """Key -> one sample, as a pytree: of an array (M, ...) one entry at random, or the function given."""
+    return as_pytree(positives) if callable(positives) else bind(_pick, jnp.asarray(positives))
+
+
+def _pick(library: Array, key: PRNGKey) -> Array:
+    return library[jax.random.randint(key, (), 0, library.shape[0])]

@@ -1,0 +1,345 @@
+r"""Semi-dual training of the witness (EVIA; CryoWGEN-I and II at open-cryo.org).
+
+.. math:: \max_w \min_{A, \bar z, \lambda, \beta}\; J = E_{z \sim P_Z}[w(z)] + E_x[\Psi(x)] ,
+
+with Psi normalised. By :math:`\nabla \Psi = -E_\rho[\nabla F]` the gradients are
+
+.. math:: \nabla_w J = E_{P_Z}[\nabla_w w] - E_x E_{\rho(\cdot | x)}[\nabla_w w]
+
+(positives: clean samples; negatives: posterior draws), and for everything else that of Psi alone, which is followed
+downhill. At the optimum in w the draws of all posteriors together are distributed like the clean samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cryowgen_jax.chains.annealing import over_particles
+from cryowgen_jax.potentials import Posterior, surrogate
+from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
+from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler, start_all
+from cryowgen_jax.training.positives import Positives, drawer
+from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
+
+PARTS = ("witness", "decoder", "center", "log_data_weight", "log_prior_precision")
+DEFAULT_OPTIMIZER = optax.adam(1e-3)
+LOW_ACCEPTANCE, LOW_SHARE = 0.2, 0.02
+LARGE_VIRIAL = 0.3
+RUNAWAY = 5.0  # times the witness gap of the second fifth of the run
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What the posteriors of all observations share; a pytree whose parts may be learned.
+
+    Parameters
+    ----------
+    witness, decoder
+        As in ``Posterior``.
+    center
+        Observation -> z-bar, a pytree callable.
+    log_data_weight, log_prior_precision
+        Logarithms of lambda and beta.
+    """
+
+    witness: Callable[[Array], Array]
+    decoder: Callable[[Array], Array]
+    center: Callable[[Array], Array]
+    log_data_weight: Array | float
+    log_prior_precision: Array | float
+
+    def posterior(self, observation: Array) -> Posterior:
+        """The posterior of one observation."""
+        lam, beta = jnp.exp(self.log_data_weight), jnp.exp(self.log_prior_precision)
+        return Posterior(self.witness, self.decoder, observation, self.center(observation), lam, beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    r"""A trained model: after the last iteration, and its running average, which is the one to use.
+
+    ``log`` has per iteration: ``gap`` = mean w of the positives less that of the negatives (near 0 at the optimum),
+    ``slope`` = mean \|grad w\| at the negatives, ``quality`` (see ``Negatives``), ``virial`` =
+    E[(z - zbar) . grad F] / D + 1, which is 0 where the negatives follow their posteriors. ``warnings`` says in words
+    what of this looks like trouble; ``status`` is "ok", or where training stopped.
+    """
+
+    model: Model
+    average: Model
+    log: dict[str, np.ndarray]
+    warnings: tuple[str, ...]
+    status: str
+
+
+def objective(
+    model: Model,
+    positives: Array,
+    observations: Array,
+    negatives: Negatives,
+    score: Callable[[Callable[[Array], Array], Array], Array] | None = None,
+) -> Array:
+    """J with positives (P, ...) and negatives (B, K, ...) held fixed: its gradient in the model estimates that of J.
+
+    Its value is not J (see ``surrogate``). ``score``: (witness, positive) -> what the witness pays for it; w(z) itself
+    by default.
+    """
+    pay = _value if score is None else score
+    clean = over_particles(lambda z: pay(model.witness, z), positives)
+
+    def potential(item: tuple[Array, Array, Array]) -> Array:
+        observation, samples, weights = item
+        return surrogate(model.posterior(observation), samples, weights, normalised=True)
+
+    shares = _shares(negatives)
+    weights = jnp.where(shares[:, None] > 0, negatives.weights, 1.0)  # of what does not count any will do
+    return jnp.mean(clean) + shares @ over_particles(potential, (observations, negatives.samples, weights))
+
+
+def train(
+    key: PRNGKey,
+    model: Model,
+    observations: Array,
+    positives: Positives,
+    *,
+    learn: Sequence[str] = ("witness",),
+    negatives: NegativeSampler | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    num_iterations: int = 1000,
+    batch_size: int = 16,
+    num_positives: int | None = None,
+    jitter: float = 0.0,
+    energy_penalty: float = 0.0,
+    score: Callable[[Callable[[Array], Array], Array], Array] | None = None,
+    decay: float = 0.99,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Training:
+    r"""Semi-dual training: ascent in the witness, descent in the other parts of ``learn``.
+
+    Parameters
+    ----------
+    key
+        Iteration i depends on ``fold_in(key, i)`` and on what came before it.
+    model
+        Where to start. Parts that are not learned stay as they are.
+    observations
+        (N, ...), of which ``batch_size`` are taken per iteration, without replacement.
+    positives
+        Clean samples: an array (M, ...) to draw from, or key -> one draw (with random poses, say). For witnesses with
+        a ``score`` of their own, what that takes.
+    learn
+        Of "witness", "decoder", "center", "log_data_weight", "log_prior_precision"; or fields of these, such as
+        "witness.witness" for D of a ``RotatedWitness`` without its mask and rotations.
+    negatives
+        ``LangevinNegatives()`` by default (CryoWGEN-II); ``MonteCarloNegatives`` for CryoWGEN-I.
+    optimizer
+        Optax transformation, Adam with a step of 1e-3 by default. The same object again does not compile again.
+    num_iterations
+        Steps of the optimiser.
+    num_positives
+        Positives per iteration; ``batch_size`` by default.
+    jitter
+        Standard deviation of noise on the positives: at least that of the noise of one sampler step keeps the witness
+        from growing infinitely narrow modes.
+    energy_penalty
+        Subtracts this times (E w(z+)^2 + E w(z-)^2).
+    score
+        As in :func:`objective`.
+    decay, checkpoint, progress
+        As in :func:`~cryowgen_jax.training.descent.descend`. A run resumed from its checkpoint is the uninterrupted one
+        bit for bit.
+
+    Raises
+    ------
+    InputError
+        Where names or sizes do not fit.
+
+    Notes
+    -----
+    The witness is known up to a constant, and so is J. Stabilisers and their origin: persistent chains and jitter from
+    energy-guided entropic OT (arXiv 2304.06094), the penalty from JEM, the average from VarEOT (arXiv 2602.02241).
+    """
+    if not learn or any(name.partition(".")[0] not in PARTS for name in learn):
+        raise InputError(f"learn={tuple(learn)}: give one or more of {', '.join(PARTS)}, or fields of them")
+    if not 1 <= batch_size <= observations.shape[0]:
+        raise InputError(f"batch_size={batch_size}: give 1 to {observations.shape[0]}, the number of observations")
+    negatives = LangevinNegatives() if negatives is None else negatives
+    model = as_pytree(model)
+    start_key, key = jax.random.split(key)
+    step = _Step(
+        model,
+        observations,
+        drawer(positives),
+        jnp.float32(jitter),
+        tuple(learn),
+        negatives,
+        batch_size,
+        num_positives or batch_size,
+        score,
+        energy_penalty,
+    )
+    found = descend(
+        key,
+        step,
+        {name: _part(model, name) for name in learn},
+        start_all(negatives, start_key, model.posterior, observations),
+        optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
+        num_iterations=num_iterations,
+        decay=decay,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return Training(
+        _with_parts(model, found.parameters),
+        _with_parts(model, found.average),
+        found.log,
+        trouble(found, chains=isinstance(negatives, LangevinNegatives)),
+        found.status,
+    )
+
+
+def trouble(found: Descent, *, chains: bool) -> tuple[str, ...]:
+    """What in the log looks like divergence, in words."""
+    words = [] if found.status == "ok" else [f"Training {found.status}."]
+    log, length = found.log, len(next(iter(found.log.values())))
+    if length < 20:
+        return tuple(words)
+    early, late = slice(length // 5, 2 * length // 5), slice(4 * length // 5, None)
+    before, after = (float(np.mean(np.abs(log["gap"][part]))) for part in (early, late))
+    if after > RUNAWAY * before and abs(np.mean(log["gap"][late])) > 2 * np.std(log["gap"][late]):
+        words.append(
+            f"The gap between positives and negatives grew from {before:.3g} to {after:.3g}: chains do not follow the "
+            "witness; give them more steps, or lower the learning rate."
+        )
+    quality, least = float(np.mean(log["quality"][late])), LOW_ACCEPTANCE if chains else LOW_SHARE
+    if quality < least:
+        words.append(
+            f"The chains accept {quality:.2f} of their steps: bound the witness's curvature."
+            if chains
+            else f"The weights rest on {100 * quality:.1f} % of the candidates: use LangevinNegatives."
+        )
+    virial = float(np.mean(log["virial"][late]))
+    if abs(virial) > LARGE_VIRIAL:
+        words.append(f"The negatives do not follow their posteriors (virial {virial:+.2f}, should be 0).")
+    return tuple(words)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """(key, learned parts, states of the negatives) -> gradient for descent, states, log."""
+
+    model: Model
+    observations: Array
+    draw_positive: Callable[[PRNGKey], Array]
+    jitter: Array
+    learn: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    negatives: NegativeSampler = dataclasses.field(metadata={"static": True})
+    batch_size: int = dataclasses.field(metadata={"static": True})
+    num_positives: int = dataclasses.field(metadata={"static": True})
+    score: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
+    energy_penalty: float = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: PRNGKey, parameters: dict[str, PyTree], states: PyTree) -> tuple[PyTree, PyTree, Log]:
+        """One estimate of the gradient."""
+        batch_key, positive_key, jitter_key, chain_key = jax.random.split(key, 4)
+        model = _with_parts(self.model, parameters)
+        index = jax.random.choice(batch_key, self.observations.shape[0], (self.batch_size,), replace=False)
+        observations = self.observations[index]
+
+        def advance(item: tuple[PRNGKey, Array, PyTree]) -> tuple[Negatives, PyTree]:
+            key, observation, state = item
+            return self.negatives.draw(key, model.posterior(observation), state)
+
+        keys = jax.random.split(chain_key, self.batch_size)
+        batch_states = jax.tree.map(lambda leaf: leaf[index], states)
+        negatives, batch_states = over_particles(advance, (keys, observations, batch_states))
+        states = jax.tree.map(lambda leaf, new: leaf.at[index].set(new), states, batch_states)
+
+        positives = over_particles(self.draw_positive, jax.random.split(positive_key, self.num_positives))
+        positives = positives + self.jitter * jax.random.normal(jitter_key, positives.shape, positives.dtype)
+
+        def value(parameters: dict[str, PyTree]) -> Array:
+            model = _with_parts(self.model, parameters)
+            return objective(model, positives, observations, negatives, self.score)
+
+        def penalty(parameters: dict[str, PyTree]) -> Array:
+            witness = _with_parts(self.model, parameters).witness
+            paid = self._paid(witness, positives)
+            return self.energy_penalty * (jnp.mean(paid**2) + _mean(lambda z: witness(z) ** 2, negatives))
+
+        slope = jax.grad(value)(parameters)
+        brake = jax.grad(penalty)(parameters) if self.energy_penalty else jax.tree.map(jnp.zeros_like, slope)
+        for name in slope:
+            if name.partition(".")[0] == "witness":
+                slope[name] = jax.tree.map(jnp.subtract, brake[name], slope[name])
+        return slope, states, self._log(model, observations, positives, negatives)
+
+    def _paid(self, witness: Callable[[Array], Array], positives: Array) -> Array:
+        pay = _value if self.score is None else self.score
+        return over_particles(lambda z: pay(witness, z), positives)
+
+    def _log(self, model: Model, observations: Array, positives: Array, negatives: Negatives) -> Log:
+        def look(item: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            observation, samples, weights = item
+            posterior = model.posterior(observation)
+
+            def one(z: Array) -> tuple[Array, Array]:
+                virial = jnp.sum((z - posterior.center) * posterior.drift(z)) / z.size + 1.0
+                return jnp.sqrt(jnp.sum(jax.grad(model.witness)(z) ** 2)), virial
+
+            slope, virial = jax.vmap(one)(samples)
+            return jnp.sum(weights * slope), jnp.sum(weights * virial)
+
+        slope, virial = over_particles(look, (observations, negatives.samples, negatives.weights))
+        total = jnp.maximum(jnp.sum(negatives.weights), 1e-6)
+        return {
+            "gap": jnp.mean(self._paid(model.witness, positives)) - _mean(model.witness, negatives),
+            "slope": jnp.sum(slope) / total,
+            "quality": jnp.mean(negatives.quality),
+            "virial": jnp.sum(virial) / total,
+        }
+
+
+def _part(model: Model, path: str) -> PyTree:
+    return functools.reduce(getattr, path.split("."), model)
+
+
+def _with_parts(model: Model, parts: dict[str, PyTree]) -> Model:
+    """The model with other parts, each named by its path."""
+    for path, value in parts.items():
+        owner, _, name = path.rpartition(".")
+        changed = dataclasses.replace(_part(model, owner) if owner else model, **{name: value})
+        model = _with_parts(model, {owner: changed}) if owner else changed
+    return model
+
+
+def _value(witness: Callable[[Array], Array], position: Array) -> Array:
+    return witness(position)
+
+
+def _shares(negatives: Negatives) -> Array:
+    """What the draws of each datum count for, (B,), summing to 1; all the same where none counts."""
+    counts = jnp.sum(negatives.weights, axis=1)
+    counts = jnp.where(jnp.sum(counts) > 0, counts, 1.0)
+    return counts / jnp.sum(counts)
+
+
+def _mean(function: Callable[[Array], Array], negatives: Negatives) -> Array:
+    """Mean of a function of one position over all negatives."""
+
+    def one(item: tuple[Array, Array]) -> Array:
+        return jnp.sum(item[1] * jax.vmap(function)(item[0]))
+
+    sums = over_particles(one, (negatives.samples, negatives.weights))
+    return jnp.sum(sums) / jnp.maximum(jnp.sum(negatives.weights), 1e-6)

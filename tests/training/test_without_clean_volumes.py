@@ -1,0 +1,82 @@
+"""A witness learned from wedged observations alone fills the wedge as a rotation-invariant prior says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cryowgen_jax as cg
+from cryowgen_jax.operators import RotatedWitness, Wedge, wedge_mask
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training import LangevinNegatives, Model, train
+from tests import oracles
+
+SHAPE = (6, 6, 6)
+LAM, BETA = 50.0, 0.25
+POWER = 1.2 * np.exp(-4.0 * np.asarray(fourier.radial_frequency(SHAPE))).astype(np.float32)
+RADII = np.round(3 * 2 * np.asarray(fourier.radial_frequency(SHAPE)), 3)
+SHELLS, SHELL = np.unique(RADII, return_inverse=True)
+SHELL = SHELL.reshape(RADII.shape)
+
+
+def pays(log_curvature, observation):
+    """D(y) = -1/2 y^T s y, s one number per distance from the origin of Fourier space, of either sign."""
+    return -fourier.quadratic_form(observation, log_curvature[SHELL])
+
+
+def score(witness, observation):
+    return witness.witness(observation)
+
+
+def centre(observation):
+    return jnp.zeros_like(observation)
+
+
+def six_rotations():
+    """One rotation of the cube for each image of beam and tilt axis, which is all that a single-axis wedge tells."""
+    images = {}
+    for matrix in np.asarray(cg.cube_rotations()):
+        images.setdefault(tuple(np.argmax(np.abs(matrix[:2]), axis=1)), matrix)
+    assert len(images) == 6
+    return jnp.asarray(np.stack(list(images.values())), jnp.float32)
+
+
+@pytest.mark.slow
+def test_the_wedge_gets_the_power_of_the_other_orientations(key, rng):
+    """Positives are observations too; of the prior nothing is known but that all orientations are alike."""
+    mask = np.asarray(wedge_mask(SHAPE, (-50.0, 50.0)))
+    wedge = Wedge(jnp.asarray(mask))
+    root = jnp.asarray(np.sqrt(POWER))
+    fields = jax.vmap(lambda k: fourier.filter_volume(jax.random.normal(k, SHAPE), root))(jax.random.split(key, 256))
+    noise = jnp.asarray(rng.normal(size=(256, *SHAPE)) / LAM**0.5, jnp.float32)
+    observations = jax.vmap(wedge)(fields + noise)
+    witness = RotatedWitness(jax.tree_util.Partial(pays, jnp.zeros(len(SHELLS))), wedge, six_rotations())
+    model = Model(witness, wedge, centre, jnp.float32(np.log(LAM)), jnp.float32(np.log(BETA)))
+    found = train(
+        key,
+        model,
+        observations,
+        observations,
+        learn=("witness.witness",),
+        negatives=LangevinNegatives(num_steps=4, num_chains=1),
+        optimizer=optax.adam(optax.cosine_decay_schedule(0.3, 100)),
+        num_iterations=100,
+        batch_size=32,
+        num_positives=128,
+        score=score,
+    )
+    np.testing.assert_array_equal(found.model.witness.rotations, witness.rotations)
+
+    def spread(model, k, y):
+        return cg.sample(k, model.posterior(y), num_chains=1, num_steps=60, num_kept=1).samples[0, -1]
+
+    def filled(model):
+        draws = jax.jit(jax.vmap(lambda k, y: spread(model, k, y)))(jax.random.split(key, 64), observations[:64])
+        spectra = np.fft.rfftn(np.asarray(draws, float), axes=(1, 2, 3), norm="ortho")
+        weight = (mask == 0) * np.broadcast_to(oracles.multiplicity(SHAPE), mask.shape)
+        power = np.mean(np.abs(spectra) ** 2, axis=0)
+        return np.sum(weight * power) / np.sum(weight * POWER)
+
+    assert filled(model) > 2.5
+    assert abs(filled(found.model) - 1) < 0.2
