@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,19 @@ import jax.numpy as jnp
 from cryowgen_jax.chains import sample
 from cryowgen_jax.chains.annealing import over_particles
 from cryowgen_jax.methods import importance_sample
-from cryowgen_jax.potentials import DataFit, Posterior, SumWitness, draw_conditional_prior, gaussian_part
-from cryowgen_jax.samplers import bind, weigh
+from cryowgen_jax.potentials import (
+    DataFit,
+    Posterior,
+    SumWitness,
+    draw_conditional_prior,
+    gaussian_part,
+    split,
+    split_tether,
+)
+from cryowgen_jax.samplers import LONGEST_STEP, bind, kinetic, weigh
 from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey, PyTree
+
+FIRST_STEP_SIZE, TARGET_ACCEPTANCE, ADAPTATION = 0.3, 0.75, 0.5  # of the kinetic kernel
 
 
 class Negatives(NamedTuple):
@@ -42,10 +52,11 @@ class NegativeSampler(Protocol):
 
 
 class LangevinState(NamedTuple):
-    """Where the chains of one datum are, (K, ...), and how often it has been visited since each began, (K,)."""
+    """Where the chains of one datum are, (K, ...), visits since each began, (K,), and their step size."""
 
     positions: Array
     visits: Array
+    step_size: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +66,9 @@ class LangevinNegatives:
     Parameters
     ----------
     sampler
-        As in ``cg.sample``; nothing is adapted, steps come from the witness's curvature bound. "kinetic" has a
-        Metropolis test, so that its negatives are right at any step; "stochastic" is for witnesses that are random.
+        "kinetic" has a Metropolis test, so that its negatives are right at any step, and follows the witness with its
+        step size. Others as in ``cg.sample``, with steps from the witness's curvature bound: "stochastic" for random
+        witnesses, "kinetic_unadjusted" for large volumes.
     num_steps
         Steps per iteration.
     num_chains
@@ -76,7 +88,7 @@ class LangevinNegatives:
     def start(self, key: PRNGKey, posterior: Posterior) -> LangevinState:
         """Positions from the Gaussian part, all of which count, or there would be none at first."""
         positions = jax.vmap(_first_draw(posterior))(jax.random.split(key, self.num_chains))
-        return LangevinState(positions, jnp.full(self.num_chains, self.visits_to_settle))
+        return LangevinState(positions, jnp.full(self.num_chains, self.visits_to_settle), jnp.float32(FIRST_STEP_SIZE))
 
     def draw(self, key: PRNGKey, posterior: Posterior, state: LangevinState) -> tuple[Negatives, LangevinState]:
         """The chains' positions after ``num_steps`` more steps."""
@@ -87,7 +99,7 @@ class LangevinNegatives:
         result = sample(
             chain_key,
             posterior,
-            sampler=self.sampler,
+            sampler=self._kernel(posterior, state.step_size),
             num_chains=self.num_chains,
             num_steps=self.num_steps,
             warmup=0,
@@ -96,7 +108,16 @@ class LangevinNegatives:
         )
         positions, visits = result.samples[:, -1], jnp.where(coins, 0, state.visits) + 1
         counts = jnp.where(visits >= self.visits_to_settle, 1.0 / self.num_chains, 0.0)
-        return Negatives(positions, counts, result.acceptance), LangevinState(positions, visits)
+        step_size = state.step_size * jnp.exp(ADAPTATION * (result.acceptance - TARGET_ACCEPTANCE))
+        step_size = jnp.minimum(step_size, LONGEST_STEP)
+        return Negatives(positions, counts, result.acceptance), LangevinState(positions, visits, step_size)
+
+    def _kernel(self, posterior: Posterior, step_size: Array) -> Any:
+        if self.sampler != "kinetic":
+            return self.sampler
+        parts = split(posterior) if isinstance(posterior.decoder, FourierDiagonal) else split_tether(posterior)
+        gaussian, remainder = parts
+        return "auto" if remainder is None else kinetic(remainder, gaussian, step_size)
 
 
 @dataclasses.dataclass(frozen=True)
