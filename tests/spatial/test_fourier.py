@@ -75,16 +75,3 @@ def test_shells_cover_everything_but_the_zero_frequency(rng):
     values = rng.random(index.shape).astype(np.float32)
     sums = fourier.shell_sums(jnp.asarray(values), index, 4)
     np.testing.assert_allclose(sums, [values[index == i].sum() for i in range(4)], rtol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(7,), (8,), (3, 4), (2, 3, 5), (3, 2, 4), (1, 2, 6)])
-def test_a_white_spectrum_is_that_of_white_noise(key, shape):
-    """Real volumes whose covariance is the identity, and spectra that survive the way there and back."""
-    size, count = int(np.prod(shape)), 20000
-    spectra = jax.vmap(lambda k: fourier.white_spectrum(k, shape, jnp.float32))(jax.random.split(key, count))
-    volumes = jax.vmap(lambda s: fourier.irfftn(s, shape))(spectra)
-    np.testing.assert_allclose(jax.vmap(fourier.rfftn)(volumes), spectra, atol=2e-6)
-    draws = np.asarray(volumes, float).reshape(count, size)
-    error = draws.T @ draws / count - np.eye(size)
-    assert np.max(np.abs(error)) < 6 * (2 / count) ** 0.5
-    assert np.max(np.abs(draws.mean(axis=0))) < 5 / count**0.5

@@ -87,7 +87,7 @@ def build(
 
     Notes
     -----
-    One witness gradient (the last kick's is kept) and two transforms a step. Hamiltonian Monte Carlo on Hilbert
+    One witness gradient (the last kick's is kept) and three transforms a step. Hamiltonian Monte Carlo on Hilbert
     space (Beskos, Pinski, Sanz-Serna and Stuart, SPA 2011) with partial refreshment (Horowitz 1991); that this
     splitting needs the preconditioner is shown by Casas, Sanz-Serna and Shaw (arXiv 2207.07516).
     """
@@ -223,4 +223,4 @@ def _move(
 
 
 def _white(key: PRNGKey, like: Array) -> Array:
-    return fourier.white_spectrum(key, like.shape, like.dtype)
+    return fourier.rfftn(jax.random.normal(key, like.shape, like.dtype))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax.types import Array, PRNGKey
+from cryowgen_jax.types import Array
 
 Shape = tuple[int, ...]
 
@@ -26,22 +26,6 @@ def rfftn(volume: Array) -> Array:
 def irfftn(spectrum: Array, shape: Shape) -> Array:
     """Inverse of :func:`rfftn`; ``shape`` tells an odd last axis from an even one."""
     return jnp.fft.irfftn(spectrum, s=shape, axes=tuple(range(len(shape))), norm="ortho")
-
-
-def white_spectrum(key: PRNGKey, shape: Shape, dtype: jnp.dtype) -> Array:
-    """Half spectrum of white noise of unit variance in a volume of this shape, drawn without a transform.
-
-    Coefficients are complex with E|x|^2 = 1; the planes that hold their own mirror images are made symmetric, so that
-    the volume is real and white.
-    """
-    draw = jax.random.normal(key, spectrum_shape(shape), jnp.result_type(dtype, jnp.complex64))
-    own = [0] if shape[-1] % 2 else [0, shape[-1] // 2]
-    axes = tuple(range(len(shape) - 1))
-    for index in own:
-        plane = draw[..., index]
-        mirrored = jnp.roll(jnp.flip(plane, axes), 1, axes) if axes else plane
-        draw = draw.at[..., index].set((plane + jnp.conj(mirrored)) * 0.5**0.5)
-    return draw
 
 
 def spectrum_shape(shape: Shape) -> Shape:
