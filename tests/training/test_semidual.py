@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 import cryowgen_jax as cg
 from cryowgen_jax.training import (
+    Descent,
     LangevinNegatives,
     Model,
     MonteCarloNegatives,
@@ -255,9 +256,9 @@ def test_lambda_and_beta_are_learned_from_data(key, rng):
 # Runs
 
 
-def small_run(key, rng, start=START, **options):
+def small_run(key, rng, **options):
     defaults = {"num_iterations": 30, "batch_size": 16, "negatives": LangevinNegatives(num_steps=2)}
-    return train(key, gaussian_model(start), gaussian_observations(rng)[:32], clean, **(defaults | options))
+    return train(key, gaussian_model(START), gaussian_observations(rng)[:32], clean, **(defaults | options))
 
 
 @pytest.mark.slow
@@ -291,9 +292,21 @@ def test_a_run_that_is_not_finite_stops_with_what_was_good(key, rng):
     assert found.warnings[0].startswith("Training stopped")
 
 
-def test_chains_that_refuse_everything_are_called_out(key, rng):
-    found = small_run(key, rng, start=1e6)
-    assert any("accept" in words for words in found.warnings)
+@pytest.mark.parametrize(
+    ("name", "values", "chains", "words"),
+    [
+        ("quality", np.full(100, 0.1), True, "accept 0.10"),
+        ("quality", np.full(100, 0.01), False, "1.0 % of the candidates"),
+        ("gap", np.exp(np.linspace(0, 5, 100)), True, "gap between positives and negatives grew"),
+        ("virial", np.full(100, -0.5), True, "virial -0.50"),
+        ("gap", np.sin(np.arange(100.0)), True, None),
+    ],
+)
+def test_trouble_is_put_in_words(name, values, chains, words):
+    rng = np.random.default_rng(1)
+    log = {"gap": rng.normal(size=100), "quality": np.full(100, 0.7), "virial": 0.1 * rng.normal(size=100)}
+    found = semidual.trouble(Descent(None, None, None, log | {name: values}, "ok"), chains=chains)
+    assert [words in sentence for sentence in found] == ([True] if words else [])
 
 
 def test_input_that_does_not_fit_is_refused(key, rng):
