@@ -366,7 +366,7 @@ def step_costs(arguments: argparse.Namespace) -> None:
     for run in programs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for turn in range(2 if arguments.quick else 7):
+    for turn in range(2 if arguments.quick else 21):
         for name in list(programs)[:: 1 if turn % 2 == 0 else -1]:
             times[name].append(1e3 * programs[name]().processor / steps / len(keys))
     print("\nmilliseconds of a processor per step and chain")

@@ -33,8 +33,14 @@ NEGATIVES = {
 # Gaussian entropic transport: observations N(0, a), clean samples N(0, b), cost |x - z|^2 / 2, regularisation e
 
 A, B, E = 1.0, 0.8, 0.5
-CROSS = 0.5 * (np.sqrt(4 * A * B + E**2) - E)
-CURVATURE = (A / CROSS - 1) / E  # of the optimal witness
+
+
+def optimal_curvature(b):
+    """Of the witness, as -w = S z^2 / 2."""
+    return (A / (0.5 * (np.sqrt(4 * A * b + E**2) - E)) - 1) / E
+
+
+CURVATURE = optimal_curvature(B)
 SIZE = 4
 START = 3.0
 
@@ -65,7 +71,7 @@ def gaussian_observations(rng):
     return jnp.asarray(x * np.sqrt(A / np.mean(x**2)), jnp.float32)
 
 
-def trained_curvature(key, rng, negatives, num_iterations=500):
+def trained_curvature(key, rng, negatives, num_iterations=500, **options):
     schedule = optax.cosine_decay_schedule(0.03, num_iterations)
     found = train(
         key,
@@ -78,6 +84,7 @@ def trained_curvature(key, rng, negatives, num_iterations=500):
         batch_size=128,
         num_positives=256,
         decay=0.99,
+        **options,
     )
     return float(jnp.exp(found.average.witness.args[0])), found
 
@@ -100,6 +107,15 @@ def test_negatives_of_the_wrong_sign_lead_elsewhere(key, rng, name, monkeypatch)
     monkeypatch.setattr(semidual, "surrogate", lambda *args, **kwargs: -right(*args, **kwargs))
     curvature, _ = trained_curvature(key, rng, NEGATIVES[name], num_iterations=300)
     assert not abs(curvature / CURVATURE - 1) < 0.3
+
+
+@pytest.mark.slow
+def test_jitter_widens_the_positives_and_the_penalty_flattens_the_witness(key, rng):
+    jittered, _ = trained_curvature(key, rng, NEGATIVES["II"], jitter=0.4)
+    assert abs(jittered / optimal_curvature(B + 0.16) - 1) < 0.04
+    assert abs(jittered / CURVATURE - 1) > 0.1
+    braked, _ = trained_curvature(key, rng, NEGATIVES["II"], energy_penalty=0.3)
+    assert braked < 0.8 * CURVATURE
 
 
 # A finite library: everything is a sum
@@ -312,5 +328,7 @@ def test_trouble_is_put_in_words(name, values, chains, words):
 def test_input_that_does_not_fit_is_refused(key, rng):
     with pytest.raises(ValueError, match="learn=\\('lambda',\\): give one or more of witness"):
         small_run(key, rng, learn=("lambda",))
+    with pytest.raises(ValueError, match=r"learn='witness.gain': .* no attribute 'gain'"):
+        small_run(key, rng, learn=("witness.gain",))
     with pytest.raises(ValueError, match="batch_size=33: give 1 to 32"):
         small_run(key, rng, batch_size=33)

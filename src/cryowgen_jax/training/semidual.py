@@ -312,7 +312,10 @@ class _Step:
 
 
 def _part(model: Model, path: str) -> PyTree:
-    return functools.reduce(getattr, path.split("."), model)
+    try:
+        return functools.reduce(getattr, path.split("."), model)
+    except AttributeError as error:
+        raise InputError(f"learn={path!r}: {error}") from None
 
 
 def _with_parts(model: Model, parts: dict[str, PyTree]) -> Model:
