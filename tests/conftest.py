@@ -18,6 +18,8 @@ import jax
 import numpy as np
 import pytest
 
+from cryowgen_jax import platform
+
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # for programs that tests run
 
 jax.config.update("jax_numpy_rank_promotion", "warn")
@@ -31,6 +33,14 @@ def _one_device() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
         yield
+
+
+@pytest.fixture(autouse=True)
+def _optimised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests marked ``computes`` compile the library's programs as users have them."""
+    if request.node.get_closest_marker("computes"):
+        options = platform.compiler_options() | {"xla_backend_optimization_level": 3}
+        monkeypatch.setattr(platform, "compiler_options", lambda: options)
 
 
 @pytest.fixture

@@ -77,6 +77,7 @@ def half(witness, position):
     return 0.5 * witness(position)
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 def test_the_bracket_is_narrow_on_a_tomogram_s_worth_of_coefficients(key):
     """24^3, lambda / beta = 1e4, default budget: the bracket is below half a percent of Psi."""

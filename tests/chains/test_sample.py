@@ -391,6 +391,7 @@ def wedge_problem(shape, hidden):
     return posterior, mask, (1e4 * mask * fx + curvature * fm) / q, 1 / q
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 def test_every_shell_of_a_wedge_posterior_with_default_settings(key):
     shape = (24, 24, 24)
@@ -401,6 +402,7 @@ def test_every_shell_of_a_wedge_posterior_with_default_settings(key):
     assert max(errors.values()) < 0.03
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 def test_every_shell_of_a_wedge_posterior_by_chains(key):
     """The same with the witness hidden, so that chains have to do it; condition number 1e4."""
@@ -500,6 +502,7 @@ def _apply(matrix, z):
     return (matrix @ z.reshape(-1)).reshape(z.shape)
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 def test_without_a_metropolis_test_variances_stay_within_two_per_cent(key):
     """A log-cosh witness of ten times the tether's curvature, lambda / beta = 1e4; exact draws beside it by kinetic."""

@@ -190,6 +190,7 @@ def test_no_position_is_special():
     assert other.std.mean() == pytest.approx(quick("halves").std.mean(), rel=0.03)
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 def test_with_longer_chains_the_rolled_restoration_is_the_same():
     sim = tomogram()
@@ -490,6 +491,7 @@ def projections_onto_sets(data, mask, rounds=100):
     return estimate.astype(np.float32)
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 def test_the_wedge_is_restored_better_than_by_projections_and_the_spread_is_honest():
     sim = simulate_tomogram((48, 80, 80), TILTS, snr=0.1, seed=3)

@@ -71,12 +71,14 @@ def _members(monkeypatch, *, shared):
     return spread[36:60].mean() / np.concatenate([spread[:16], spread[96:]]).mean()
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_members_are_not_blurred_where_tiles_meet(monkeypatch):
     assert _members(monkeypatch, shared=True) > 0.93
 
 
+@pytest.mark.computes
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_independent_tiles_would_blur_them(monkeypatch):
