@@ -267,3 +267,9 @@ def test_rotations_and_noise_are_drawn_together(wedge, volume, key):
     assert np.std(values) > 0.1
     assert len({float(v) for v in draw(both, jax.random.split(key, 50), volume)[0]}) > 24
     assert np.std(draw(still, jax.random.split(key, 50), volume)[0]) < 1e-5
+
+
+def test_noise_around_a_witness_without_bounds_has_none(wedge, key):
+    noisy = NoisyWitness(SOFT, jnp.asarray(wedge.transfer), jax.random.split(key, 1))
+    assert not has_curvature(noisy)
+    assert not has_curvature(BoundedRotatedWitness(noisy, wedge, cube_rotations()))

@@ -190,11 +190,10 @@ def _drawn(witness: Callable[[Array], Array], key: PRNGKey) -> Callable[[Array],
 
 def has_curvature(witness: Callable[[Array], Array]) -> bool:
     """Whether the witness, with all that it wraps, bounds its own curvature."""
-    if isinstance(witness, (ScaledWitness, ShiftedWitness)):
-        return has_curvature(witness.witness)
     if isinstance(witness, SumWitness):
         return all(has_curvature(term) for term in witness.terms)
-    return isinstance(witness, HasCurvature)
+    wrapped = getattr(witness, "witness", None)
+    return isinstance(witness, HasCurvature) and (wrapped is None or has_curvature(wrapped))
 
 
 def curvature_bounds(witness: Callable[[Array], Array]) -> tuple[Array, Array]:
