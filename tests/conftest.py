@@ -2,12 +2,10 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        "--xla_backend_optimization_level=0",  # most tests compile much and compute little; what is given overrides it
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
-    ]
+from tests import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = " ".join(  # of two that contradict each other the last one counts
+    [QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=4"]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,8 +17,6 @@ import numpy as np
 import pytest
 
 from cryowgen_jax import platform
-
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"  # for programs that tests run
 
 jax.config.update("jax_numpy_rank_promotion", "warn")
 

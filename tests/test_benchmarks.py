@@ -11,7 +11,7 @@ import pytest
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform
-from tests.conftest import QUICK_TO_COMPILE
+from tests import QUICK_TO_COMPILE
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import oracles
-from tests.conftest import QUICK_TO_COMPILE
+from tests import QUICK_TO_COMPILE, oracles
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 

@@ -43,11 +43,11 @@ class Problem:
         precision = self.s + LAM * self.h.T @ self.h + beta * np.eye(SIZE)
         return np.linalg.solve(precision, self.s @ self.mean + LAM * self.h.T @ self.x + beta * self.center)
 
-    def exponent(self, z, beta=BETA):
+    def exponent(self, z):
         """F of the mixture problem in float64."""
         squares = np.sum((z - self.means) ** 2, axis=1)
         w = scipy.special.logsumexp(np.log(self.pi) - squares)
-        return w - 0.5 * LAM * np.sum((self.x - self.h @ z) ** 2) - 0.5 * beta * np.sum((z - self.center) ** 2)
+        return w - 0.5 * LAM * np.sum((self.x - self.h @ z) ** 2) - 0.5 * BETA * np.sum((z - self.center) ** 2)
 
     def best(self):
         """The highest of many ascents by scipy."""

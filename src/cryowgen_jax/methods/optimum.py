@@ -13,10 +13,10 @@ import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.methods.family import Family
-from cryowgen_jax.potentials import Posterior, draw_conditional_prior, gaussian_part
+from cryowgen_jax.potentials import Posterior, drawable_part
 from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
+from cryowgen_jax.types import Array, PRNGKey
 
 COLDEST = 1e-3  # temperature at which cryogen_ot looks for its answer
 MEMORY = 10  # past gradients of L-BFGS
@@ -85,19 +85,13 @@ def _climb(num_steps: int, num_starts: int) -> Callable[[PRNGKey, Posterior], Ar
 
 
 def _best_of(num_steps: int, num_starts: int, key: PRNGKey, posterior: Posterior) -> Array:
-    if isinstance(posterior.decoder, FourierDiagonal):
-        gaussian = gaussian_part(posterior)
-        first, draw = gaussian.mean, gaussian.draw
-        scale = jax.lax.rsqrt(gaussian.precision)
-    else:
-        first, draw = posterior.center, functools.partial(draw_conditional_prior, posterior)
-        scale = jax.lax.rsqrt(jnp.asarray(posterior.prior_precision, first.dtype))
+    gaussian = drawable_part(posterior)
 
     def unwhiten(u: Array) -> Array:
-        return scale * u if scale.ndim == 0 else fourier.filter_volume(u, scale)
+        return fourier.filter_volume(u, jax.lax.rsqrt(gaussian.precision))
 
     def one(index: Array) -> tuple[Array, Array]:
-        start = jnp.where(index == 0, first, draw(jax.random.fold_in(key, index)))
+        start = jnp.where(index == 0, gaussian.mean, gaussian.draw(jax.random.fold_in(key, index)))
         found = start + unwhiten(_minimum(lambda u: -posterior.log_density(start + unwhiten(u)), start, num_steps))
         return found, posterior.log_density(found)
 

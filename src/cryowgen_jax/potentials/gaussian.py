@@ -64,6 +64,11 @@ def gaussian_part(posterior: Posterior) -> FourierGaussian:
     return _with_quadratics(posterior, ())
 
 
+def drawable_part(posterior: Posterior) -> FourierGaussian:
+    """The Gaussian part where the decoder is diagonal in Fourier space, else the conditional prior alone."""
+    return _with_quadratics(posterior if isinstance(posterior.decoder, FourierDiagonal) else _blinded(posterior), ())
+
+
 def split(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array], Array] | None]:
     """Gaussian part with all that the witness has to give, and the witness that remains (None: nothing remains).
 
@@ -90,12 +95,7 @@ def split_tether(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array
     """
     quadratics, others = _sort_terms(posterior.witness, jnp.ones((), jnp.float32))
     fit = DataFit(posterior.decoder, posterior.observation, posterior.data_weight)
-    tether = dataclasses.replace(
-        posterior,
-        decoder=_Blind(jnp.zeros(fourier.spectrum_shape(posterior.center.shape))),
-        observation=posterior.center,
-    )
-    return _with_quadratics(tether, quadratics), SumWitness((*others, fit)) if others else fit
+    return _with_quadratics(_blinded(posterior), quadratics), SumWitness((*others, fit)) if others else fit
 
 
 def absorb(
@@ -178,6 +178,12 @@ def _with_quadratics(
 
 def _power(spectrum: Array) -> Array:
     return jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
+
+
+def _blinded(posterior: Posterior) -> Posterior:
+    """The posterior without its data."""
+    blind = _Blind(jnp.zeros(fourier.spectrum_shape(posterior.center.shape)))
+    return dataclasses.replace(posterior, decoder=blind, observation=posterior.center)
 
 
 @jax.tree_util.register_dataclass

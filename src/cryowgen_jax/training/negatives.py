@@ -16,8 +16,7 @@ from cryowgen_jax.potentials import (
     DataFit,
     Posterior,
     SumWitness,
-    draw_conditional_prior,
-    gaussian_part,
+    drawable_part,
     split,
     split_tether,
 )
@@ -87,14 +86,14 @@ class LangevinNegatives:
 
     def start(self, key: PRNGKey, posterior: Posterior) -> LangevinState:
         """Positions from the Gaussian part, all of which count, or there would be none at first."""
-        positions = jax.vmap(_first_draw(posterior))(jax.random.split(key, self.num_chains))
+        positions = jax.vmap(drawable_part(posterior).draw)(jax.random.split(key, self.num_chains))
         return LangevinState(positions, jnp.full(self.num_chains, self.visits_to_settle), jnp.float32(FIRST_STEP_SIZE))
 
     def draw(self, key: PRNGKey, posterior: Posterior, state: LangevinState) -> tuple[Negatives, LangevinState]:
         """The chains' positions after ``num_steps`` more steps."""
         fresh_key, coin_key, chain_key = jax.random.split(key, 3)
         coins = jax.random.bernoulli(coin_key, self.restart, (self.num_chains,))
-        fresh = jax.vmap(_first_draw(posterior))(jax.random.split(fresh_key, self.num_chains))
+        fresh = jax.vmap(drawable_part(posterior).draw)(jax.random.split(fresh_key, self.num_chains))
         spread = coins.reshape((-1,) + (1,) * (fresh.ndim - 1))
         result = sample(
             chain_key,
@@ -163,12 +162,6 @@ def start_all(sampler: NegativeSampler, key: PRNGKey, posteriors: Callable[[Arra
         return sampler.start(item[0], posteriors(item[1]))
 
     return over_particles(one, (jax.random.split(key, data.shape[0]), data))
-
-
-def _first_draw(posterior: Posterior) -> Callable[[PRNGKey], Array]:
-    if isinstance(posterior.decoder, FourierDiagonal):
-        return gaussian_part(posterior).draw
-    return lambda key: draw_conditional_prior(posterior, key)
 
 
 def _draw_near(reference: Callable[[PRNGKey, Array], Array], center: Array, key: PRNGKey) -> Array:

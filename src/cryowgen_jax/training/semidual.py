@@ -271,18 +271,17 @@ class _Step:
 
         def value(parameters: dict[str, PyTree]) -> Array:
             model = _with_parts(self.model, parameters)
-            return objective(model, positives, observations, negatives, self.score)
-
-        def penalty(parameters: dict[str, PyTree]) -> Array:
-            witness = _with_parts(self.model, parameters).witness
-            paid = self._paid(witness, positives)
-            return self.energy_penalty * (jnp.mean(paid**2) + _mean(lambda z: witness(z) ** 2, negatives))
+            gain = objective(model, positives, observations, negatives, self.score)
+            if not self.energy_penalty:
+                return gain
+            squares = jnp.mean(self._paid(model.witness, positives) ** 2)
+            squares = squares + _mean(lambda z: model.witness(z) ** 2, negatives)
+            return gain - self.energy_penalty * squares  # knows nothing of the parts that go downhill
 
         slope = jax.grad(value)(parameters)
-        brake = jax.grad(penalty)(parameters) if self.energy_penalty else jax.tree.map(jnp.zeros_like, slope)
         for name in slope:
             if name.partition(".")[0] == "witness":
-                slope[name] = jax.tree.map(jnp.subtract, brake[name], slope[name])
+                slope[name] = jax.tree.map(jnp.negative, slope[name])
         return slope, states, self._log(model, observations, positives, negatives)
 
     def _paid(self, witness: Callable[[Array], Array], positives: Array) -> Array:
@@ -290,25 +289,22 @@ class _Step:
         return over_particles(lambda z: pay(witness, z), positives)
 
     def _log(self, model: Model, observations: Array, positives: Array, negatives: Negatives) -> Log:
-        def look(item: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        def look(item: tuple[Array, Array, Array]) -> tuple[Array, ...]:
             observation, samples, weights = item
             posterior = model.posterior(observation)
+            rest = dataclasses.replace(posterior, witness=_nothing)
 
-            def one(z: Array) -> tuple[Array, Array]:
-                virial = jnp.sum((z - posterior.center) * posterior.drift(z)) / z.size + 1.0
-                return jnp.sqrt(jnp.sum(jax.grad(model.witness)(z) ** 2)), virial
+            def one(z: Array) -> tuple[Array, ...]:
+                value, slope = jax.value_and_grad(model.witness)(z)
+                virial = jnp.sum((z - posterior.center) * (slope + rest.drift(z))) / z.size + 1.0
+                return value, jnp.sqrt(jnp.sum(slope**2)), virial
 
-            slope, virial = jax.vmap(one)(samples)
-            return jnp.sum(weights * slope), jnp.sum(weights * virial)
+            return tuple(jnp.sum(weights * column) for column in jax.vmap(one)(samples))
 
-        slope, virial = over_particles(look, (observations, negatives.samples, negatives.weights))
-        total = jnp.maximum(jnp.sum(negatives.weights), 1e-6)
-        return {
-            "gap": jnp.mean(self._paid(model.witness, positives)) - _mean(model.witness, negatives),
-            "slope": jnp.sum(slope) / total,
-            "quality": jnp.mean(negatives.quality),
-            "virial": jnp.sum(virial) / total,
-        }
+        sums = over_particles(look, (observations, negatives.samples, negatives.weights))
+        value, slope, virial = (jnp.sum(column) / _count(negatives) for column in sums)
+        gap = jnp.mean(self._paid(model.witness, positives)) - value
+        return {"gap": gap, "slope": slope, "quality": jnp.mean(negatives.quality), "virial": virial}
 
 
 def _part(model: Model, path: str) -> PyTree:
@@ -325,6 +321,10 @@ def _with_parts(model: Model, parts: dict[str, PyTree]) -> Model:
         changed = dataclasses.replace(_part(model, owner) if owner else model, **{name: value})
         model = _with_parts(model, {owner: changed}) if owner else changed
     return model
+
+
+def _nothing(position: Array) -> Array:
+    return jnp.zeros((), position.dtype)
 
 
 def _value(witness: Callable[[Array], Array], position: Array) -> Array:
@@ -345,4 +345,8 @@ def _mean(function: Callable[[Array], Array], negatives: Negatives) -> Array:
         return jnp.sum(item[1] * jax.vmap(function)(item[0]))
 
     sums = over_particles(one, (negatives.samples, negatives.weights))
-    return jnp.sum(sums) / jnp.maximum(jnp.sum(negatives.weights), 1e-6)
+    return jnp.sum(sums) / _count(negatives)
+
+
+def _count(negatives: Negatives) -> Array:
+    return jnp.maximum(jnp.sum(negatives.weights), 1e-6)
