@@ -20,6 +20,8 @@ from rich.console import Console
 import cryowgen_jax.cli.restore as restore_command
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.cli import console
+from cryowgen_jax.restoration import save_witness
+from cryowgen_jax.restoration.learned import shipped_witness
 from cryowgen_jax.types import InputError
 from tests.cli.command import RANGE, SHORT, cryowgen, refused
 from tests.cli.conftest import ORIGIN, SHAPE, STARTS, VOXEL, hard_wedge
@@ -244,8 +246,30 @@ class TestOptions:
             "checkpoint": tmp_path / "out" / "checkpoint",
         }
         assert {name: options[name] for name in plain} == plain
+        assert options["witness"] == "default"
         assert jax.random.key_data(options["key"]).tolist() == jax.random.key_data(jax.random.key(8)).tolist()
         assert options["tilt_angles"].tolist() == [float(line) for line in files.tilts.read_text().split()]
+
+    def test_weights_reach_the_library_and_voxels_of_another_size_are_noted(self, files, tmp_path, monkeypatch):
+        called = []
+
+        def note(*_, **options):
+            called.append(options["witness"])
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(restore_command, "restore", note)
+        shipped = shipped_witness()
+        save_witness(tmp_path / "weights", shipped.network, shipped.settings)
+        for name in ("learned", tmp_path / "weights"):
+            outcome = cryowgen("restore", files.half1, *RANGE, "--witness", name, "-o", tmp_path / f"out{len(called)}")
+            assert outcome.status == 130
+            assert "learned from 10 A" not in outcome.err
+        assert called[0] == "learned"
+        assert called[1].settings == shipped.settings
+        fine = tmp_path / "fine.mrc"
+        fine.write_bytes(mrc_bytes(mrcfile.read(files.half1), voxel=2.6))
+        outcome = cryowgen("restore", fine, *RANGE, "--witness", "learned", "-o", tmp_path / "fine")
+        assert "voxels of 2.6 A: the network learned from 10 A, bin the tomogram" in outcome.err
 
     def test_everything_at_once(self, files, tmp_path):
         half1, half2, center = (tmp_path / f"{name}.mrc" for name in ("half1", "half2", "center"))

@@ -24,7 +24,7 @@ QUICK = {"num_samples": 4, "num_steps": 7, "warmup": 6, "devices": jax.devices()
 def _short_estimation(request, monkeypatch):
     """Six steps a round estimate the model well enough for all that is not about quality, and save time."""
     if "slow" not in request.keywords:
-        monkeypatch.setattr(sys.modules["cryowgen_jax.restoration.draws"], "ROUND_STEPS", 6)
+        monkeypatch.setattr(sys.modules["cryowgen_jax.restoration.solvent"], "ROUND_STEPS", 6)
 
 
 @functools.cache

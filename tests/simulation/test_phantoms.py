@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from cryowgen_jax.simulation.crowding import FILAMENT_LABEL, MEMBRANE_LABEL, crowded_phantom
+from cryowgen_jax.simulation.crowding import (
+    FILAMENT_LABEL,
+    FIRST_PARTICLE_LABEL,
+    MEMBRANE_LABEL,
+    crowded_maps,
+    crowded_phantom,
+)
 from cryowgen_jax.simulation.phantoms import (
     Blobs,
     barrel,
@@ -164,3 +170,15 @@ def test_membrane_is_one_piece_that_parts_the_box(seed):
     assert pieces == 1
     assert label(density < 0.12)[1] >= 2  # solvent on both sides
     assert 0.01 < np.mean(density > 0.12) < 0.2
+
+
+def test_maps_are_crowded_without_touching(rng):
+    small, large = np.zeros((6, 6, 6), np.float32), np.zeros((10, 10, 10), np.float32)
+    small[1:-1, 1:-1, 1:-1], large[2:-2, 2:-2, 2:-2] = 1.0, 0.5
+    crowd = crowded_maps((32, 32, 32), [small, large], rng)
+    assert crowd.labels.max() - FIRST_PARTICLE_LABEL > 10
+    assert crowd.density.max() < 1.01, "densities of two objects never add up"
+    alone = crowded_maps((32, 32, 32), [small, large], rng, scale=1.5, most=1)
+    assert set(np.unique(alone.labels)) <= {0, FIRST_PARTICLE_LABEL}
+    assert alone.density.max() == pytest.approx(0.5, abs=0.01), "the largest map comes first"
+    assert alone.density.sum() == pytest.approx(0.5 * 6**3 * 1.5**3, rel=0.2)

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation as ScipyRotation
 
-from cryowgen_jax.spatial.rotation import cube_rotations, random_rotations, rotate
+from cryowgen_jax.spatial.rotation import cube_rotations, random_rotations, rotate, turn_cube
 from cryowgen_jax.types import InputError
 
 # Rotations by 90 degrees about the axes z, y, x of (z, y, x) offsets, with what NumPy does to the array.
@@ -175,3 +175,10 @@ def test_cube_rotations_are_the_group_of_24():
     assert len(members) == 24
     assert all(np.linalg.det(m) == pytest.approx(1) for m in matrices)
     assert all((a @ b).astype(int).tobytes() in members for a, b in itertools.product(matrices, repeat=2))
+
+
+@pytest.mark.parametrize("number", [0, 5, 14, 23])
+def test_turned_cube_is_the_rotated_cube(rng, number):
+    volume = random_volume(rng, (5, 5, 5))
+    turned = jax.jit(turn_cube)(volume, number)
+    np.testing.assert_array_equal(turned, rotate(volume, cube_rotations()[number]))

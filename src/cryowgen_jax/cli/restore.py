@@ -16,11 +16,12 @@ from cryowgen_jax.cli import console as screen
 from cryowgen_jax.cli import results, resuming
 from cryowgen_jax.cli.options import ANGSTROM, AXIS, DEGREES, PATH, check_geometry
 from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram
-from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, restore
-from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS, check_options
+from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, load_witness, restore
+from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS, WITNESSES, check_options
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP, Contrast
 from cryowgen_jax.types import InputError
 
+LEARNED_VOXEL_SIZES = (7.5, 13.0)  # angstrom
 SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that headers' rounding explains
 
 
@@ -45,6 +46,14 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     type=PATH,
     metavar="CENTER.mrc",
     help="Volume to stay close to, such as another program's restoration made from other data.",
+)
+@click.option(
+    "--witness",
+    default="default",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="What volumes are like: 'default' (particles stand out from solvent), 'learned' (a network that comes with "
+    "the program, for voxels of about 10 A), or a file of weights.",
 )
 @click.option(
     "--method",
@@ -113,6 +122,7 @@ def command(
     output: pathlib.Path,
     half2: pathlib.Path | None,
     center: pathlib.Path | None,
+    witness: str,
     method: str,
     samples: int,
     steps: int,
@@ -142,12 +152,15 @@ def command(
     check_geometry(span, tilt_axis, beam_axis)
     check_options(method, "default", contrast, samples, steps, warmup, tile)
     files = {"tomogram": tomogram, "half2": half2, "center": center}
+    weights = None if witness in WITNESSES else pathlib.Path(witness)
+    prior: Any = witness if weights is None else load_witness(weights)
     volumes = _volumes(files, permissive, voxel_size)
-    for note in _notes(volumes):
-        terminal.print(f"note: {note}", markup=False)
     whole = volumes["tomogram"]
+    for note in (*_notes(volumes), *_scale(whole, witness)):
+        terminal.print(f"note: {note}", markup=False)
     settings: dict[str, Any] = {
-        **resuming.described(files),
+        **resuming.described(files | {"witness": weights}),
+        "model": witness if weights is None else None,
         "tilt_range": span,
         "tilt_angles": None if angles is None else angles.tolist(),
         "tilt_axis": tilt_axis,
@@ -177,6 +190,7 @@ def command(
                 span,
                 half2=volumes["half2"].data if "half2" in volumes else None,
                 center=volumes["center"].data if "center" in volumes else None,
+                witness=prior,
                 method=method,
                 num_samples=samples,
                 key=jax.random.key(seed),
@@ -251,6 +265,13 @@ def _notes(volumes: Mapping[str, Tomogram]) -> Iterator[str]:
         if not np.allclose(volume.voxel_size_angstrom, size, rtol=SAME_VOXEL_SIZE):
             there, here = (" x ".join(f"{edge:.4g}" for edge in edges) for edges in (volume.voxel_size_angstrom, size))
             yield f"'{volume.path}' says voxels of {there} A, the tomogram of {here} A: the tomogram's are used"
+
+
+def _scale(whole: Tomogram, witness: str) -> Iterator[str]:
+    """Whether a learned witness meets voxels of another size than it learned from."""
+    size = max(whole.voxel_size_angstrom)
+    if witness != "default" and not LEARNED_VOXEL_SIZES[0] <= size <= LEARNED_VOXEL_SIZES[1]:
+        yield f"voxels of {size:.4g} A: the network learned from 10 A, bin the tomogram or leave out --witness"
 
 
 def _plan(whole: Tomogram, cost: Cost, samples: int, steps: int, warmup: int, method: str) -> str:

@@ -10,11 +10,13 @@ from cryowgen_jax.io.output import (
     write_text_atomic,
 )
 from cryowgen_jax.io.tilts import read_tilt_angles
+from cryowgen_jax.io.weights import load_weights, save_weights
 
 __all__ = [
     "Tomogram",
     "check_volume",
     "load_checkpoint",
+    "load_weights",
     "new_volume",
     "prepare_output_file",
     "prepare_output_folder",
@@ -22,6 +24,7 @@ __all__ = [
     "read_tomogram",
     "require_free_space",
     "save_checkpoint",
+    "save_weights",
     "write_bytes_atomic",
     "write_text_atomic",
     "write_volume",

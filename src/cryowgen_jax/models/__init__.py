@@ -1,9 +1,22 @@
 """The Flax code: fast convolution, witness, decoder, centre network, adapters. See ARCHITECTURE.md."""
 
-from cryowgen_jax.models.adapters import from_linen, from_nnx
+from cryowgen_jax.models.adapters import NnxFunction, from_linen, from_nnx
 from cryowgen_jax.models.center import CenterNet
 from cryowgen_jax.models.convolution import conv_general_dilated, convolve3
 from cryowgen_jax.models.decoder import Decoder
+from cryowgen_jax.models.prior import ConditionalPrior, PriorNet, prior_network
 from cryowgen_jax.models.witness import ConvWitness
 
-__all__ = ["CenterNet", "ConvWitness", "Decoder", "conv_general_dilated", "convolve3", "from_linen", "from_nnx"]
+__all__ = [
+    "CenterNet",
+    "ConditionalPrior",
+    "ConvWitness",
+    "Decoder",
+    "NnxFunction",
+    "PriorNet",
+    "conv_general_dilated",
+    "convolve3",
+    "from_linen",
+    "from_nnx",
+    "prior_network",
+]

@@ -23,7 +23,7 @@ class NnxFunction:
     variables: PyTree
     structure: Any = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, position: Array) -> Array:
+    def __call__(self, position: Any) -> Any:
         """The module of one argument."""
         return nnx.merge(self.structure, self.variables)(position)
 

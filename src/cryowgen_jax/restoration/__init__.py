@@ -1,7 +1,8 @@
-"""Tomogram in, family out: preparation, the default model, wedge inspection. See ARCHITECTURE.md."""
+"""Tomogram in, family out: preparation, the models, wedge inspection. See ARCHITECTURE.md."""
 
 from cryowgen_jax.restoration.cost import Cost, estimate_cost
 from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.learned import load_witness, save_witness
 from cryowgen_jax.restoration.restore import Restoration, RestorationReport, restore
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "WedgeReport",
     "estimate_cost",
     "inspect_wedge",
+    "load_witness",
     "restore",
+    "save_witness",
     "wedge_contradiction",
 ]

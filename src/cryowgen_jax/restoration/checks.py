@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cryowgen_jax.restoration.learned import LearnedWitness
 from cryowgen_jax.types import InputError
 
 METHODS = ("cryowgen_langevin", "cryowgen_mc", "cryogen_ot", "cryogen_map")
 POINT_METHODS = ("cryogen_ot", "cryogen_map")  # one answer, no family
+WITNESSES = ("default", "learned")
 CONTRASTS = ("auto", "bright", "dark")
 ANGLE_TOLERANCE = 1.0  # degrees between the outermost tilts and the range that was stated
 
@@ -28,8 +30,12 @@ def check_options(
         raise InputError(f"method {method!r} is not known: give one of {', '.join(METHODS)}")
     if contrast not in CONTRASTS:
         raise InputError(f"contrast {contrast!r} is not known: give one of {', '.join(CONTRASTS)}")
-    if not (callable(witness) or witness == "default"):
-        raise InputError(f'witness {witness!r} cannot be called: give "default" or a function of one volume')
+    if not (callable(witness) or isinstance(witness, LearnedWitness) or witness in WITNESSES):
+        given = repr(witness) if isinstance(witness, str) else f"of type {type(witness).__name__}"
+        raise InputError(
+            f'witness {given} is not known: give "default", "learned", what load_witness returns, or a function of one '
+            "volume"
+        )
     if tile_shape is not None and method != "cryowgen_langevin":
         raise InputError(f"method {method!r} works on the tomogram as one box: leave out tile_shape")
     if num_samples < 2:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from cryowgen_jax.restoration.draws import NUM_FIT_STEPS
+from cryowgen_jax.restoration.solvent import SolventModel
 from cryowgen_jax.restoration.tiles import checked_tile, padded_shape, tiles_of
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import InputError
@@ -67,7 +67,7 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    steps = NUM_FIT_STEPS + num_samples * (num_steps + warmup)
+    steps = SolventModel.num_fit_steps + num_samples * (num_steps + warmup)
     seconds = FILTERS_PER_STEP * steps * num_tiles * _filter_seconds(box) + 15.0
     return Cost(seconds, needed(alive), None if alive == num_samples else alive)
 

@@ -16,14 +16,13 @@ from cryowgen_jax import potentials, samplers
 from cryowgen_jax.chains import Progress, sample
 from cryowgen_jax.methods import cryogen_map, cryogen_ot, cryowgen_mc
 from cryowgen_jax.potentials import Posterior
-from cryowgen_jax.restoration import solvent, spectra
+from cryowgen_jax.restoration import learned, solvent, spectra
+from cryowgen_jax.restoration.learned import Geometry, LearnedModel, LearnedWitness
+from cryowgen_jax.restoration.model import VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
-ROUND_STEPS = 20  # of the model's estimation
-NUM_FIT_STEPS = ROUND_STEPS * (len(solvent.THRESHOLDS) - 1)
-
-Witness = Callable[[Array], Array] | Literal["default"]
+Witness = Callable[[Array], Array] | LearnedWitness | Literal["default", "learned"]
 Volume = Array | np.ndarray
 NoiseFn = samplers.NoiseFn
 
@@ -54,6 +53,26 @@ class Draws(NamedTuple):
     num_gradients: int
 
 
+def model_of(
+    key: PRNGKey,
+    witness: Witness,
+    halves: tuple[Array, ...],
+    mask: np.ndarray,
+    geometry: Geometry,
+    report: Callable[[Progress], None] | None,
+    neighbour: VolumeModel | None = None,
+) -> tuple[VolumeModel, Array]:
+    """The model that the witness asks for, and where its posterior's mean is about; a ``neighbour`` lends spectra."""
+    if isinstance(witness, LearnedWitness):
+        started = time.monotonic()
+        lender = neighbour if isinstance(neighbour, LearnedModel) else None
+        model = learned.model_of(witness, halves, mask, geometry, lender)
+        if report is not None:
+            report(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
+        return model, jnp.asarray(model.center)
+    return fit(key, halves, mask, report, neighbour if isinstance(neighbour, solvent.SolventModel) else None)
+
+
 def fit(
     key: PRNGKey,
     halves: tuple[Array, ...],
@@ -61,7 +80,7 @@ def fit(
     report: Callable[[Progress], None] | None,
     neighbour: solvent.SolventModel | None = None,
 ) -> tuple[solvent.SolventModel, Array]:
-    """Estimate the model, or only its envelope where a ``neighbour`` lends the rest; also the last chain's mean."""
+    """Estimate a solvent model, or only its envelope where a ``neighbour`` lends the rest; and its chain's mean."""
     started = time.monotonic()
     model = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
     position: Array | None = None
@@ -71,27 +90,24 @@ def fit(
             model.posterior(mask),
             sampler="preconditioned",
             num_chains=1,
-            num_steps=ROUND_STEPS,
+            num_steps=solvent.ROUND_STEPS,
             warmup=0,
             num_kept=1,
             init=position,
         )
         if result.status != "ok":
-            raise InputError(
-                "no model fits this tomogram: the measured part of its spectrum holds nothing; check tilt_range "
-                "and the axes"
-            )
+            raise InputError(f"no model fits this tomogram ({result.status}): check tilt_range and the axes")
         position = result.samples[0, -1]
         model = solvent.update(model, np.asarray(result.mean), threshold)
         if report is not None:
-            done = (number + 1) * ROUND_STEPS
-            report(Progress("estimating the model", done, NUM_FIT_STEPS, 1.0, time.monotonic() - started))
+            done = (number + 1) * solvent.ROUND_STEPS
+            report(Progress("estimating the model", done, model.num_fit_steps, 1.0, time.monotonic() - started))
     return model, result.mean
 
 
 def starts(
     key: PRNGKey,
-    model: solvent.SolventModel,
+    model: VolumeModel,
     estimate: Array,
     mask: np.ndarray,
     num_samples: int,
@@ -102,10 +118,10 @@ def starts(
     return jnp.stack([model.draw_near(noise, estimate, mask) for noise in noises])
 
 
-def posterior_of(model: solvent.SolventModel, mask: np.ndarray, witness: Witness, center: Array | None) -> Posterior:
-    """Posterior under the default or the given witness; a centre's precision is what its misfit to the data says."""
+def posterior_of(model: VolumeModel, mask: np.ndarray, witness: Witness, center: Array | None) -> Posterior:
+    """Posterior under the model's or the given witness; a centre's precision is what its misfit to the data says."""
     posterior = model.posterior(mask)
-    if witness != "default":
+    if callable(witness):
         posterior = dataclasses.replace(posterior, witness=witness)
     if center is None:
         return posterior

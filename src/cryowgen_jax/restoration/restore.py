@@ -16,6 +16,7 @@ from cryowgen_jax.operators import wedge_mask, wedge_mask_from_tilts
 from cryowgen_jax.restoration import checks, draws, spectra
 from cryowgen_jax.restoration.draws import ChainPlan, Draws, Witness
 from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.learned import Geometry, shipped_witness
 from cryowgen_jax.restoration.preparation import Frame, frame_of
 from cryowgen_jax.restoration.tiles import TiledDraws, restore_tiles
 from cryowgen_jax.types import Array, PRNGKey
@@ -129,9 +130,11 @@ def restore(
         Second half tomogram, from the other tilts or frames: the noise spectrum then comes from their difference, and
         what is restored is their mean.
     witness
-        "default" (particles in solvent, estimated from the tomogram: see ``restoration.solvent``), or a pytree callable
-        on the standardised volume (zero at the median, unit standard deviation, density positive). One that does not
-        bound its own curvature is sampled with the Metropolis-adjusted kernel, which needs more steps.
+        "default" (particles in solvent, estimated from the tomogram: see ``restoration.solvent``); "learned" (a network
+        that comes with the package, for 10 A per voxel: see ``restoration.learned``); what ``load_witness`` returns; or
+        a pytree callable on the standardised volume (zero at the median, unit standard deviation, density positive).
+        One that does not bound its own curvature is sampled with the Metropolis-adjusted kernel, which needs more
+        steps.
     center
         A volume in the tomogram's units to tether to, such as another tool's restoration of other data; by default the
         solvent level, loosely.
@@ -183,6 +186,9 @@ def restore(
     key = jax.random.key(0) if key is None else key
     report = _printer(progress)
 
+    if witness == "learned":
+        witness = shipped_witness()
+    geometry = Geometry((float(tilt_range[0]), float(tilt_range[1])), tilt_axis, beam_axis)
     plan = ChainPlan(num_samples, num_steps, warmup, devices, batch_size)
 
     def mask_of(shape: tuple[int, ...]) -> np.ndarray:
@@ -192,11 +198,21 @@ def restore(
     halves, tether = tuple(prepared[: len(data)]), None if center is None else prepared[-1]
     if tile_shape is None:
         outcome = _in_one_box(
-            key, halves, mask_of, witness, tether, plan, method, num_candidates, checkpoint=checkpoint, report=report
+            key,
+            halves,
+            mask_of,
+            geometry,
+            witness,
+            tether,
+            plan,
+            method,
+            num_candidates,
+            checkpoint=checkpoint,
+            report=report,
         )
     else:
         outcome = restore_tiles(
-            key, halves, tile_shape, mask_of, witness, tether, plan, checkpoint=checkpoint, report=report
+            key, halves, tile_shape, mask_of, geometry, witness, tether, plan, checkpoint=checkpoint, report=report
         )
     drawn, model = outcome.draws, outcome.model
     return Restoration(
@@ -219,10 +235,10 @@ def restore(
             r_hat=drawn.r_hat,
             acceptance=drawn.acceptance,
             step_size=drawn.step_size,
-            num_gradients=drawn.num_gradients + draws.NUM_FIT_STEPS,
+            num_gradients=drawn.num_gradients + outcome.model.num_fit_steps,
             wedge_found=found,
             region=tuple((part.start, part.stop) for part in frame.region),
-            envelope=frame.fill(1 - outcome.envelope) if witness == "default" else None,
+            envelope=None if callable(witness) else frame.fill(1 - outcome.firmness),
             seconds=time.monotonic() - started,
         ),
     )
@@ -232,6 +248,7 @@ def _in_one_box(
     key: PRNGKey,
     halves: tuple[Array, ...],
     mask_of: Callable[[tuple[int, ...]], np.ndarray],
+    geometry: Geometry,
     witness: Witness,
     center: Array | None,
     plan: ChainPlan,
@@ -243,7 +260,7 @@ def _in_one_box(
 ) -> TiledDraws:
     """Restore standardised volumes as one Fourier box, by any method."""
     mask = mask_of(halves[0].shape)
-    model, estimate = draws.fit(jax.random.fold_in(key, 0), halves, mask, report)
+    model, estimate = draws.model_of(jax.random.fold_in(key, 0), witness, halves, mask, geometry, report)
     posterior = draws.posterior_of(model, mask, witness, center)
     if method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)
@@ -252,12 +269,12 @@ def _in_one_box(
         drawn = draws.by_ascent(jax.random.fold_in(key, 1), posterior, method)
     else:
         start = None
-        if witness == "default":
+        if not callable(witness):
             start = draws.starts(jax.random.fold_in(key, 2), model, estimate, mask, plan.num_samples)
         drawn = draws.by_chains(
             jax.random.fold_in(key, 1), posterior, start, plan, checkpoint=checkpoint, report=report
         )
-    return TiledDraws(drawn, model, float(posterior.prior_precision), model.envelope)
+    return TiledDraws(drawn, model, float(posterior.prior_precision), model.firmness)
 
 
 def found_contrast(tomogram: np.ndarray) -> str:

@@ -14,34 +14,31 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax.operators import Wedge
-from cryowgen_jax.potentials import Posterior, QuadraticWitness, SolventWitness, SumWitness
+from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration import spectra
+from cryowgen_jax.restoration.model import VolumeModel
 from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array
+from cryowgen_jax.types import Array, InputError
 
 BLUR = 1.5  # voxels, before solvent is told from particle
 # Solvent lies between -BELOW and a threshold, in its own standard deviation after the blur. The threshold tightens from
 # round to round: what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
 THRESHOLDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0)
+ROUND_STEPS = 20  # of a chain between two estimates
 BELOW, SOFTNESS = 5.0, 0.7
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
+LEAST_MEASURED = 1e-6  # of the spectrum's power without the mean: rounding
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest 1 / P_p
 
 
 @dataclasses.dataclass(frozen=True)
-class SolventModel:
-    """Spectra per shell, envelope and level; ``noise_rule`` says where N comes from.
+class SolventModel(VolumeModel):
+    """Spectra per shell, envelope and level. In a ``frozen`` model all but the envelope stays as it is."""
 
-    In a ``frozen`` model all but the envelope stays as it is.
-    """
+    num_fit_steps = ROUND_STEPS * (len(THRESHOLDS) - 1)
 
-    shells: Shells
-    halves: tuple[np.ndarray, ...]
-    noise_rule: str
-    noise: np.ndarray
     signal: np.ndarray
     solvent: np.ndarray
     particle: np.ndarray
@@ -50,9 +47,14 @@ class SolventModel:
     frozen: bool = False
 
     @property
-    def observation(self) -> np.ndarray:
-        """Half spectrum of the data, halves averaged, measured region only."""
-        return np.mean(np.stack(self.halves), axis=0)
+    def firmness(self) -> np.ndarray:
+        """The envelope."""
+        return self.envelope
+
+    @property
+    def center(self) -> np.ndarray:
+        """zbar: the level of the solvent everywhere."""
+        return np.full(self.shells.shape, self.level, np.float32)
 
     def witness(self) -> SumWitness:
         """w, for the posterior's ``prior_precision``."""
@@ -68,32 +70,8 @@ class SolventModel:
         """Beta."""
         return np.float32(RELATIVE_TETHER / self.particle.max())
 
-    @property
-    def data_weight(self) -> np.float32:
-        """lambda: the inverse of the mean noise power over the measured region."""
-        return np.float32(1 / np.average(self.shells.spread(self.noise), weights=self.shells.weight))
-
-    def decoder(self, mask: np.ndarray) -> Wedge:
-        """A = the wedge with noise whitened: sqrt(M_k / (lambda N_k))."""
-        return Wedge(jnp.asarray(np.sqrt(mask / (self.data_weight * self.shells.spread(self.noise)))))
-
-    def posterior(self, mask: np.ndarray) -> Posterior:
-        """The posterior under this model; ``mask`` in [0, 1] weighs the data."""
-        shape, decoder = self.shells.shape, self.decoder(mask)
-        return Posterior(
-            self.witness(),
-            decoder,
-            fourier.irfftn(decoder.transfer * jnp.asarray(self.observation), shape),
-            jnp.full(shape, self.level, jnp.float32),
-            jnp.asarray(self.data_weight),
-            jnp.asarray(self.prior_precision),
-        )
-
     def draw_near(self, noise: Array, mean: Array, mask: np.ndarray) -> Array:
-        """A start for a chain: ``mean`` with the spread that each voxel would have were all voxels of its kind.
-
-        ``noise`` is white, of unit variance, one volume.
-        """
+        """A start for a chain: ``mean`` with the spread that each voxel would have were all voxels of its kind."""
         data, inside = mask / self.shells.spread(self.noise), 1 / self.shells.spread(self.particle)
         spectrum = fourier.rfftn(noise)
         loose = fourier.irfftn(spectrum / np.sqrt(data + inside), mean.shape)
@@ -110,7 +88,9 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     """
     shape = halves[0].shape
     shells = spectra.shells_of(shape, mask)
-    parts = tuple(np.asarray(fourier.rfftn(half)) * shells.mask for half in halves)
+    whole = [np.asarray(fourier.rfftn(half)) for half in halves]
+    parts = tuple(part * shells.mask for part in whole)
+    _require_signal(whole, parts)
     enough = shells.count > spectra.MANY
     enough = enough if enough.any() else shells.count > 0
     data = np.mean(np.stack(parts), axis=0)
@@ -137,6 +117,15 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     blank = np.zeros_like(signal)
     model = SolventModel(shells, parts, rule, noise, signal, blank, blank, np.zeros(shape, np.float32), 0.0)
     return update(model, estimate, THRESHOLDS[0])
+
+
+def _require_signal(whole: list[np.ndarray], parts: tuple[np.ndarray, ...]) -> None:
+    measured, total = (sum(float(np.sum(spectra.power(part.ravel()[1:]))) for part in p) for p in (parts, whole))
+    if measured <= LEAST_MEASURED * total:
+        raise InputError(
+            "no model fits this tomogram: the measured part of its spectrum holds nothing; check tilt_range "
+            "and the axes"
+        )
 
 
 def like(model: SolventModel, halves: tuple[Array, ...]) -> SolventModel:

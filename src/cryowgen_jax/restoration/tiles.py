@@ -15,8 +15,9 @@ import numpy as np
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.restoration import draws
 from cryowgen_jax.restoration.draws import ChainPlan, Draws
+from cryowgen_jax.restoration.learned import Geometry
+from cryowgen_jax.restoration.model import VolumeModel
 from cryowgen_jax.restoration.preparation import smooth_part
-from cryowgen_jax.restoration.solvent import SolventModel
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
 BLOCK = 16  # voxels: noise is drawn in blocks of the whole tomogram, and tiles begin and end at their borders
@@ -52,12 +53,12 @@ class Tile(NamedTuple):
 
 
 class TiledDraws(NamedTuple):
-    """Draws of the whole tomogram, the model that the tiles share, and the envelope of all of them."""
+    """Draws of the whole tomogram, the model whose spectra the tiles share, and the firmness of all of them."""
 
     draws: Draws
-    model: SolventModel
+    model: VolumeModel
     prior_precision: float
-    envelope: np.ndarray
+    firmness: np.ndarray
 
 
 def padded_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -100,6 +101,7 @@ def restore_tiles(
     halves: tuple[draws.Volume, ...],
     tile_shape: tuple[int, ...],
     mask_of: Callable[[tuple[int, ...]], np.ndarray],
+    geometry: Geometry,
     witness: draws.Witness,
     center: draws.Volume | None,
     plan: ChainPlan,
@@ -128,39 +130,42 @@ def restore_tiles(
         parts = [volume[tile.region] for volume in volumes]
         smooth = [smooth_part(part) for part in parts]
         prepared = [jnp.asarray(part - s) for part, s in zip(parts, smooth, strict=True)]
-        own, estimate = draws.fit(jax.random.fold_in(key, 0), tuple(prepared[: len(halves)]), mask, told, model)
+        parts_key, data_parts = jax.random.fold_in(key, 0), tuple(prepared[: len(halves)])
+        own, estimate = draws.model_of(parts_key, witness, data_parts, mask, geometry, told, model)
         model = own if model is None else model
         noise = BlockNoise(jnp.asarray(tile.origin) // BLOCK)
         posterior = draws.posterior_of(own, mask, witness, None if center is None else prepared[-1])
         start = None
-        if witness == "default":
+        if not callable(witness):
             start = draws.starts(jax.random.fold_in(key, 2), own, estimate, mask, plan.num_samples, noise)
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"tile_{number:04d}"
         outcome = draws.by_chains(
             jax.random.fold_in(key, 1), posterior, start, plan, draw_noise=noise, checkpoint=folder, report=told
         )
-        whole.add(tile, outcome, own.envelope, np.mean(smooth[: len(halves)], axis=0))
+        whole.add(tile, outcome, own.firmness, np.mean(smooth[: len(halves)], axis=0))
         outcomes.append(outcome._replace(mean=jnp.zeros(()), std=jnp.zeros(()), samples=jnp.zeros(())))
     if model is None or posterior is None:
         raise InputError(f"no tile fits a tomogram of shape {shape}")
-    return TiledDraws(whole.draws(outcomes, shape), model, float(posterior.prior_precision), whole.envelope_of(shape))
+    return TiledDraws(
+        whole.draws(outcomes, shape, model), model, float(posterior.prior_precision), whole.firmness_of(shape)
+    )
 
 
 class _Whole:
     """The tomogram that tiles are blended into."""
 
     def __init__(self, shape: tuple[int, ...], num_samples: int) -> None:
-        self.mean, self.variance, self.envelope = (np.zeros(shape, np.float32) for _ in range(3))
+        self.mean, self.variance, self.firmness = (np.zeros(shape, np.float32) for _ in range(3))
         self.samples = np.zeros((num_samples, *shape), np.float32)
 
-    def add(self, tile: Tile, outcome: Draws, envelope: np.ndarray, smooth: np.ndarray) -> None:
+    def add(self, tile: Tile, outcome: Draws, firmness: np.ndarray, smooth: np.ndarray) -> None:
         self.mean[tile.region] += tile.share * (np.asarray(outcome.mean) + smooth)
         self.variance[tile.region] += tile.share * np.asarray(outcome.std) ** 2
-        self.envelope[tile.region] += tile.share * envelope
+        self.firmness[tile.region] += tile.share * firmness
         for member, drawn in zip(self.samples, outcome.samples, strict=True):
             member[tile.region] += tile.share * (np.asarray(drawn) + smooth)
 
-    def draws(self, outcomes: list[Draws], shape: tuple[int, ...]) -> Draws:
+    def draws(self, outcomes: list[Draws], shape: tuple[int, ...], model: VolumeModel) -> Draws:
         """Blended volumes without the padding; the worst diagnostics of all tiles."""
         inside = tuple(slice(0, n) for n in shape)
         bad = [outcome.status for outcome in outcomes if outcome.status != "ok"]
@@ -175,11 +180,11 @@ class _Whole:
             max(outcome.r_hat for outcome in outcomes),
             outcomes[0].acceptance,
             outcomes[0].step_size,
-            sum(outcome.num_gradients for outcome in outcomes) + draws.NUM_FIT_STEPS * (len(outcomes) - 1),
+            sum(outcome.num_gradients for outcome in outcomes) + model.num_fit_steps * (len(outcomes) - 1),
         )
 
-    def envelope_of(self, shape: tuple[int, ...]) -> np.ndarray:
-        return self.envelope[tuple(slice(0, n) for n in shape)]
+    def firmness_of(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self.firmness[tuple(slice(0, n) for n in shape)]
 
 
 def _padded(volume: draws.Volume) -> np.ndarray:

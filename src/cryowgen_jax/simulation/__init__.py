@@ -1,6 +1,6 @@
 """Tomograms with known truth, made from nothing but a seed, and scores against them."""
 
-from cryowgen_jax.simulation.crowding import Phantom, crowded_phantom
+from cryowgen_jax.simulation.crowding import Phantom, crowded_maps, crowded_phantom
 from cryowgen_jax.simulation.score import Score, WedgeErrors, coverage_curve, score_family, wedge_errors
 from cryowgen_jax.simulation.tomogram import SimulatedTomogram, simulate_tomogram
 
@@ -10,6 +10,7 @@ __all__ = [
     "SimulatedTomogram",
     "WedgeErrors",
     "coverage_curve",
+    "crowded_maps",
     "crowded_phantom",
     "score_family",
     "simulate_tomogram",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import affine_transform, binary_dilation
 from scipy.spatial.transform import Rotation
 
 from cryowgen_jax.simulation.phantoms import (
@@ -72,6 +73,45 @@ def crowded_phantom(shape: Shape, rng: np.random.Generator, voxel_size_angstrom:
         else:
             failures += 1
     return phantom
+
+
+def crowded_maps(
+    shape: Shape, maps: Sequence[np.ndarray], rng: np.random.Generator, *, scale: float = 1.0, most: int | None = None
+) -> Phantom:
+    """Copies of density maps, turned at random, as many as find room; the largest map comes first.
+
+    Parameters
+    ----------
+    shape
+        (Z, Y, X).
+    maps
+        (z, y, x) each, zero around the object, about 1 inside, all of one voxel size.
+    rng
+        For places, orientations and choices.
+    scale
+        Voxels of the volume per voxel of the maps.
+    most
+        Objects after which it stops though there is room.
+    """
+    last = FIRST_PARTICLE_LABEL + (np.iinfo(np.int16).max - FIRST_PARTICLE_LABEL if most is None else most)
+    phantom = Phantom(np.zeros(shape, np.float32), np.zeros(shape, np.int16))
+    label, failures = FIRST_PARTICLE_LABEL, 0
+    chosen = maps[int(np.argmax([m.size for m in maps]))]
+    while failures < max(25, phantom.labels.size // 40_000) and label < last:
+        density = _turned(chosen, Rotation.from_quat(rng.standard_normal(4)).as_matrix(), scale)
+        if _place_somewhere(phantom, _solid_patch(np.zeros(3, int), density), label, rng):
+            label += 1
+        else:
+            failures += 1
+        chosen = maps[int(rng.integers(len(maps)))]
+    return phantom
+
+
+def _turned(density: np.ndarray, matrix: np.ndarray, scale: float) -> np.ndarray:
+    size = int(np.ceil(1.2 * scale * max(density.shape))) + 2
+    inverse = matrix.T / scale
+    offset = (np.array(density.shape) - 1) / 2 - inverse @ np.full(3, (size - 1) / 2)
+    return affine_transform(density, inverse, offset, (size,) * 3, order=1)
 
 
 def _place_filament(phantom: Phantom, rng: np.random.Generator, voxel: float) -> None:

@@ -1,0 +1,109 @@
+"""Learn the conditional prior that comes with the package; see README.md.
+
+python experiments/learned_witness/train.py --volumes volumes.npz --output learned.safetensors [--hold-out ribosomes]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cryowgen_jax import restoration
+from cryowgen_jax.models import NnxFunction, prior_network
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training import Specimens, learn_prior, prior_loss
+from cryowgen_jax.training.conditional import example
+
+SNR = 0.1  # per half, of the validation
+TEXTURE, TEXTURE_WIDTH = 0.15, 1.2  # share of the variance; voxels
+VALIDATIONS = 16
+
+
+def main() -> None:
+    arguments = parse()
+    started = time.monotonic()
+    kinds = dict(np.load(arguments.volumes))
+    held_out = [arguments.hold_out, "mixed"] if arguments.hold_out else []
+    volumes = np.concatenate([kinds[kind] for kind in kinds if kind not in held_out])
+    unseen = kinds[arguments.hold_out or "mixed"][:VALIDATIONS]
+    print(f"{len(volumes)} volumes of {volumes.shape[1:]}, without {held_out or 'none'}")
+    box = tuple(arguments.box)
+    network = prior_network(channels=arguments.channels, levels=arguments.levels, seed=arguments.seed)
+    if arguments.start:
+        network = restoration.load_witness(arguments.start).network
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, arguments.rate, arguments.iterations // 20, arguments.iterations, 0.01 * arguments.rate
+    )
+    result = learn_prior(
+        jax.random.key(arguments.seed),
+        network,
+        Specimens(jnp.asarray(volumes), box),
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+        num_iterations=arguments.iterations,
+        batch_size=arguments.batch,
+        progress=lambda p: print(p.step, {k: round(v, 3) for k, v in p.log.items()}, f"{p.seconds:.0f} s", flush=True),
+    )
+    print(result.status)
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("volumes", "output", "start")}
+    settings |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    restoration.save_witness(arguments.output, result.average, settings)
+    with arguments.output.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["iteration", *result.log])
+        every = 50
+        for i in range(0, len(next(iter(result.log.values()))), every):
+            writer.writerow([i, *(f"{np.mean(values[i : i + every]):.4f}" for values in result.log.values())])
+    for tilt in ((-60.0, 60.0), (-40.0, 60.0)):
+        scores = validate(result.average, unseen, box, tilt)
+        print(json.dumps({"tilt_range": tilt, "seconds": round(time.monotonic() - started)} | scores))
+
+
+def validate(
+    network: NnxFunction, volumes: np.ndarray, box: tuple[int, int, int], tilt_range: tuple[float, float]
+) -> dict[str, float]:
+    """Mean logs over volumes that were never seen, as the mean of two halves shows them."""
+    gaussian = jnp.exp(-2 * (jnp.pi * TEXTURE_WIDTH * fourier.radial_frequency(box)) ** 2)
+
+    @jax.jit
+    def one(volume, key):
+        texture_key, key = jax.random.split(key)
+        corner = [(n - m) // 2 for n, m in zip(volume.shape, box, strict=True)]
+        truth = jax.lax.dynamic_slice(volume.astype(jnp.float32), corner, box)
+        texture = fourier.filter_volume(jax.random.normal(texture_key, box), gaussian)
+        truth = truth + texture * jnp.sqrt(TEXTURE / (1 - TEXTURE) * jnp.var(truth) / jnp.var(texture))
+        noise = jnp.full((*box[:2], box[2] // 2 + 1), 0.5 * jnp.var(truth) / SNR)
+        return prior_loss(network, example(truth, noise, jnp.asarray(tilt_range), key))[1]
+
+    rows = [one(jnp.asarray(v), jax.random.key(i)) for i, v in enumerate(volumes)]
+    return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--volumes", type=pathlib.Path, required=True, help="what specimens.py wrote")
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument(
+        "--hold-out", choices=("ribosomes", "proteasomes", "chaperonins"), help="never seen; validation"
+    )
+    parser.add_argument("--start", type=pathlib.Path, help="weights to go on from")
+    parser.add_argument("--box", type=int, nargs=3, default=(64, 88, 88))
+    parser.add_argument("--channels", type=int, default=20)
+    parser.add_argument("--levels", type=int, default=3)
+    parser.add_argument("--iterations", type=int, default=5600)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What every model of a tomogram is: data, noise, and a posterior."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax.operators import Wedge
+from cryowgen_jax.potentials import Posterior
+from cryowgen_jax.restoration.spectra import Shells
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumeModel(abc.ABC):
+    """Half spectra of the data, their mean's noise per shell and where it comes from.
+
+    A subclass says what volumes are like: witness, centre and its precision, and where solvent is.
+    """
+
+    shells: Shells
+    halves: tuple[np.ndarray, ...]
+    noise_rule: str
+    noise: np.ndarray
+
+    num_fit_steps: ClassVar[int] = 0  # of chains, that it took to estimate
+
+    @property
+    @abc.abstractmethod
+    def firmness(self) -> np.ndarray:
+        """How firmly each voxel is held, 0 to 1: solvent is, particles are not."""
+
+    @property
+    @abc.abstractmethod
+    def center(self) -> np.ndarray:
+        """Zbar."""
+
+    @property
+    @abc.abstractmethod
+    def prior_precision(self) -> np.float32:
+        """Beta."""
+
+    @abc.abstractmethod
+    def witness(self) -> Callable[[Array], Array]:
+        """w, for the posterior's ``prior_precision``."""
+
+    @abc.abstractmethod
+    def draw_near(self, noise: Array, mean: Array, mask: np.ndarray) -> Array:
+        """A start for a chain, about ``mean`` with about the posterior's spread; ``noise`` is white, one volume."""
+
+    @property
+    def observation(self) -> np.ndarray:
+        """Half spectrum of the data, halves averaged, measured region only."""
+        return np.mean(np.stack(self.halves), axis=0)
+
+    @property
+    def data_weight(self) -> np.float32:
+        """lambda: the inverse of the mean noise power over the measured region."""
+        return np.float32(1 / np.average(self.shells.spread(self.noise), weights=self.shells.weight))
+
+    def decoder(self, mask: np.ndarray) -> Wedge:
+        """A = the wedge with noise whitened: sqrt(M_k / (lambda N_k))."""
+        return Wedge(jnp.asarray(np.sqrt(mask / (self.data_weight * self.shells.spread(self.noise)))))
+
+    def posterior(self, mask: np.ndarray) -> Posterior:
+        """The posterior under this model; ``mask`` in [0, 1] weighs the data."""
+        decoder = self.decoder(mask)
+        return Posterior(
+            self.witness(),
+            decoder,
+            fourier.irfftn(decoder.transfer * jnp.asarray(self.observation), self.shells.shape),
+            jnp.asarray(self.center, jnp.float32),
+            jnp.asarray(self.data_weight),
+            jnp.asarray(self.prior_precision),
+        )

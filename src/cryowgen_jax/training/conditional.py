@@ -1,0 +1,176 @@
+r"""Learning a conditional prior from volumes that are known: degrade, predict, compare.
+
+One example is a volume v, seen through a random wedge with random noise (or those of a given tomogram). The network's
+prior and the data make the posterior of a stationary Gaussian, coefficient by coefficient
+
+.. math:: V = \Big(\frac1P + \frac{M}{N}\Big)^{-1}, \qquad m = V \Big(\frac{\bar z}{P} + \frac{M y}{N}\Big)
+
+and the loss is
+
+.. math:: \frac{|m - v|^2}{D} + \tfrac15 \sum_k u_k \Big[\log V_k + \frac{|v_k - m_k|^2}{V_k}\Big]
+          + \tfrac{1}{5D} \sum_x \Big[\log s^2 + \frac{r^2}{s^2}\Big](x),
+
+the error of the centre as the data correct it, the log-likelihood of the truth per frequency (u_k: shells alike), and
+that of the whitened error r of the missing part per voxel, which teaches where errors are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cryowgen_jax.models import prior as priors
+from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
+from cryowgen_jax.types import Array, PRNGKey, PyTree
+
+LIKELIHOOD_SHARE = 0.2
+_FLOOR = 1e-4  # of the signal's variance per coefficient, under P, N and S
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One volume and what was seen of it: truth v, y, N, S and M per coefficient, tilt range; signal variance 1."""
+
+    truth: Array
+    spectrum: Array
+    noise: Array
+    signal: Array
+    mask: Array
+    tilt_range: Array
+
+
+def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey, *, signal: Array | None = None) -> Example:
+    """See a volume through a wedge (beam z, tilt axis y) with noise of spectrum ``noise`` per coefficient.
+
+    The volume is brought to mean 0 and variance 1 together with all that belongs to it. S is the truth's own spectrum
+    over the measured part of each shell, as it would be estimated, unless given.
+    """
+    shape = truth.shape
+    truth = truth - jnp.mean(truth)
+    mask = tilt_mask(shape, tilt_range)
+    spectrum = fourier.rfftn(truth)
+    white = fourier.rfftn(jax.random.normal(key, shape))
+    signal = shell_means(jnp.abs(spectrum) ** 2, mask, shape) if signal is None else signal
+    weight = np.broadcast_to(fourier.multiplicity(shape), mask.shape)
+    variance = jnp.sum(signal * weight) / np.prod(shape)
+    unit = jnp.sqrt(variance)
+    signal, noise = signal / variance + _FLOOR, noise / variance + _FLOOR
+    seen = mask * (spectrum / unit + jnp.sqrt(noise) * white)
+    return Example(truth / unit, seen, noise, signal, mask, tilt_range)
+
+
+def tilt_mask(shape: tuple[int, ...], tilt_range: Array) -> Array:
+    """1 where a tilt range measures; ``operators.wedge_mask`` for a range that is drawn at random."""
+    kz, _, kx = fourier.frequencies(shape)
+    angle = np.rad2deg(np.arctan2(kz, kx)).astype(np.float32)
+    low, high = tilt_range
+    off = jnp.abs((angle - (low + high) / 2 + 90) % 180 - 90)
+    inside = (off <= (high - low) / 2) | (kz == 0)
+    return jnp.broadcast_to(inside, fourier.spectrum_shape(shape)).astype(jnp.float32)
+
+
+def shell_means(power: Array, mask: Array, shape: tuple[int, ...]) -> Array:
+    """Mean over the measured coefficients of each Fourier shell, one value per coefficient."""
+    half = min(shape) // 2
+    number = half + half // 2 + 1
+    index = np.minimum((fourier.radial_frequency(shape) * 2 * half).astype(np.int32), number - 1)
+    index[0, 0, 0] = index[0, 0, 1]
+    weight = (mask * fourier.multiplicity(shape)).at[0, 0, 0].set(0.0)
+    # a product with ones and zeros rather than a scattered sum, which accelerators do in any order
+    member = (jnp.arange(number)[:, None] == index.reshape(1, -1)).astype(jnp.float32)
+    sums = jnp.stack([power * weight, weight]).reshape(2, -1)
+    total, count = jnp.matmul(sums, member.T, precision="highest")
+    return (total / jnp.maximum(count, 1e-9))[index]
+
+
+def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], seen: Example) -> tuple[Array, Log]:
+    """The loss of one example, and its parts."""
+    shape = seen.truth.shape
+    told = priors.features(seen.spectrum, seen.noise, seen.signal, seen.tilt_range, shape)
+    prior = network(told)
+    weight = np.broadcast_to(fourier.multiplicity(shape), seen.mask.shape)
+    power = priors.residual_power(prior.log_gain, seen.signal, seen.mask, shape) + _FLOOR
+    off = fourier.rfftn(prior.center * told.scale - seen.truth)
+    data = seen.mask / seen.noise
+    variance = 1 / (1 / power + data)
+    error = variance * (off / power + data * (seen.spectrum - fourier.rfftn(seen.truth)))
+    squared = jnp.abs(error) ** 2
+    distance = jnp.sum(weight * squared) / np.prod(shape)
+    shells = weight / (fourier.radial_frequency(shape) + 0.04) ** 2
+    shells[0, 0, 0] = 0.0
+    shells = shells / shells.sum()
+    likelihood = jnp.sum(shells * (jnp.log(variance) + squared / variance))
+    passed = (1 - seen.mask) * priors.local_filter(shape)
+    expected = jnp.sum(weight * passed**2 * power) / np.prod(shape)
+    missing = jax.lax.stop_gradient(fourier.irfftn(passed * off, shape) ** 2 / expected)
+    local = jnp.mean(prior.log_variance + missing * jnp.exp(-prior.log_variance))
+    wedge = weight * (1 - seen.mask) * (fourier.radial_frequency(shape) < 0.25)
+    truth, guess = fourier.rfftn(seen.truth), fourier.rfftn(prior.center)
+    cross = jnp.sum(wedge * jnp.real(truth * jnp.conj(guess)))
+    norm = jnp.sqrt(jnp.sum(wedge * jnp.abs(truth) ** 2) * jnp.sum(wedge * jnp.abs(guess) ** 2))
+    total = distance + LIKELIHOOD_SHARE * (likelihood + local)
+    return total, {
+        "distance": distance,
+        "likelihood": likelihood,
+        "local": local,
+        "wedge_correlation": cross / (norm + 1e-9),
+        "spread_over_error": jnp.sum(wedge * variance) / jnp.sum(wedge * squared),
+    }
+
+
+def learn_prior(
+    key: PRNGKey,
+    network: Callable[[priors.Features], priors.ConditionalPrior],
+    draw: Callable[[PRNGKey], Example],
+    *,
+    optimizer: optax.GradientTransformation,
+    num_iterations: int,
+    batch_size: int = 4,
+    decay: float = 0.999,
+    chunk: int = 50,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Descent:
+    """Fit the network (``from_nnx``) to examples that ``draw`` makes; the result's ``average`` is the one to use."""
+    return descend(
+        key,
+        _Step(as_pytree(draw), batch_size),
+        as_pytree(network),
+        (),
+        optimizer=optimizer,
+        num_iterations=num_iterations,
+        decay=decay,
+        chunk=chunk,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """(key, network, nothing) -> gradient of the loss, nothing, log; one example in memory at a time."""
+
+    draw: Callable[[PRNGKey], Example]
+    batch_size: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: PRNGKey, network: PyTree, state: tuple[()]) -> tuple[PyTree, tuple[()], Log]:
+        """One estimate of the gradient."""
+
+        def one(total: tuple[PyTree, Log], key: PRNGKey) -> tuple[tuple[PyTree, Log], None]:
+            (_, log), slope = jax.value_and_grad(prior_loss, has_aux=True)(network, self.draw(key))
+            return jax.tree.map(lambda a, b: a + b / self.batch_size, total, (slope, log)), None
+
+        shapes = jax.eval_shape(lambda k: jax.value_and_grad(prior_loss, has_aux=True)(network, self.draw(k)), key)
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[1], shapes[0][1]))
+        (slope, log), _ = jax.lax.scan(one, zero, jax.random.split(key, self.batch_size))
+        return slope, state, log

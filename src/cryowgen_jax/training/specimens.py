@@ -1,0 +1,75 @@
+"""Examples to learn a conditional prior from: known volumes, turned, textured, and seen in many ways."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.spatial.rotation import turn_cube
+from cryowgen_jax.training.conditional import Example, example
+from cryowgen_jax.types import Array, PRNGKey
+
+LARGEST_TEXTURE = 0.3  # share of the variance
+TEXTURE_WIDTHS = (0.7, 2.5)  # voxels
+BLURS = (0.0, 1.2)  # voxels
+NOISE_LEVELS = (2e-3, 60.0)  # variance of the noise over that of the truth
+HIGHEST_TILTS = (38.0, 72.0)  # degrees
+_LEAST_TEXTURE = 1e-4  # of one unit squared: a box may be empty
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Specimens:
+    """Key -> one example: a box of one of the volumes in one of 24 orientations, texture, blur, noise and tilt range.
+
+    Texture is a smooth Gaussian field that no one could guess; noise is white, or coloured like blurred specimens. All
+    choices are uniform between the bounds above, the noise level in its logarithm; a fifth have no texture.
+
+    Parameters
+    ----------
+    volumes
+        (M, n, n, n), any dtype.
+    box
+        (Z, Y, X) of an example, no larger than n.
+    """
+
+    volumes: Array
+    box: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: PRNGKey) -> Example:
+        """One example."""
+        keys = iter(jax.random.split(key, 16))
+        truth = self._cut(next(keys), next(keys), next(keys))
+        radius = jnp.asarray(fourier.radial_frequency(self.box), jnp.float32)
+
+        def between(low: float, high: float) -> Array:
+            return jax.random.uniform(next(keys), minval=low, maxval=high)
+
+        def gaussian(width: Array) -> Array:
+            return jnp.exp(-2 * (jnp.pi * width * radius) ** 2)
+
+        share = jnp.maximum(between(-0.25 * LARGEST_TEXTURE, LARGEST_TEXTURE), 0.0)
+        width = between(*TEXTURE_WIDTHS)
+        texture = fourier.filter_volume(jax.random.normal(next(keys), self.box), gaussian(width))
+        truth = truth + texture * jnp.sqrt((share / (1 - share) * jnp.var(truth) + _LEAST_TEXTURE) / jnp.var(texture))
+        blur = gaussian(between(*BLURS) * jax.random.bernoulli(next(keys), 0.5))
+        truth = fourier.filter_volume(truth, blur)
+        level = jnp.exp(between(*np.log(NOISE_LEVELS))) * jnp.var(truth)
+        colour, width = between(-1.0, 1.0), between(0.5, 2.0)
+        noise = jnp.maximum(colour, 0.0) * gaussian(width) + 1 - jnp.maximum(colour, 0.0)
+        noise = noise * jnp.where(colour < -0.5, blur**2, 1.0)
+        noise = level * noise / jnp.mean(noise)
+        tilt_range = jnp.stack([-between(*HIGHEST_TILTS), between(*HIGHEST_TILTS)])
+        return example(truth, noise, tilt_range, next(keys))
+
+    def _cut(self, which: PRNGKey, turn: PRNGKey, place: PRNGKey) -> Array:
+        number, *sizes = self.volumes.shape
+        volume = self.volumes[jax.random.randint(which, (), 0, number)].astype(jnp.float32)
+        turned = turn_cube(volume, jax.random.randint(turn, (), 0, 24))
+        room = jnp.asarray(sizes) - jnp.asarray(self.box)
+        start = jax.random.randint(place, (3,), 0, room + 1)
+        return jax.lax.dynamic_slice(turned, start, self.box)

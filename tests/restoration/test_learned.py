@@ -1,0 +1,129 @@
+"""The learned model: its posterior is the Gaussian that the network describes, and the shipped network fills wedges."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cryowgen_jax.models import prior_network
+from cryowgen_jax.operators import wedge_mask
+from cryowgen_jax.potentials import split
+from cryowgen_jax.restoration import learned, load_witness, restore, save_witness
+from cryowgen_jax.restoration.learned import Geometry, LearnedWitness, model_of
+from cryowgen_jax.simulation import score_family, simulate_tomogram
+from cryowgen_jax.types import InputError
+
+SHAPE, TILTS = (24, 28, 26), (-60.0, 50.0)
+MASK = np.asarray(wedge_mask(SHAPE, TILTS))
+
+
+@functools.cache
+def untrained():
+    """A small network whose answers are none in particular, but not those of zero weights either."""
+    network = prior_network(channels=2, levels=1)
+    leaves, structure = jax.tree.flatten(network)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    noisy = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    return LearnedWitness(jax.tree.unflatten(structure, noisy), {"channels": 2, "levels": 1})
+
+
+@functools.cache
+def model():
+    sim = simulate_tomogram(SHAPE, TILTS, snr=0.3, seed=2)
+    return model_of(untrained(), (jnp.asarray(sim.half1), jnp.asarray(sim.half2)), MASK, Geometry(TILTS))
+
+
+def whitened(volume):
+    spectrum = np.fft.rfftn(np.asarray(volume, np.float64), norm="ortho") / np.sqrt(model().variance)
+    return np.fft.irfftn(spectrum, SHAPE, axes=(0, 1, 2), norm="ortho")
+
+
+def test_exponent_is_the_gaussian_that_was_described(rng):
+    """F(z) - F(m) = -1/2 sum_x e [V^-1/2 (z - m)]^2 in float64, data term and tether included."""
+    posterior, described = model().posterior(MASK), model()
+    assert described.precision.std() > 0.01 * described.precision.mean()
+    log_density = jax.jit(posterior.log_density)
+    top = float(log_density(jnp.asarray(described.mean)))
+    for size in (0.3, 1.0):
+        step = size * rng.normal(size=SHAPE).astype(np.float32) * described.mean.std()
+        expected = -0.5 * np.sum(described.precision * whitened(step) ** 2)
+        found = float(log_density(jnp.asarray(described.mean + step))) - top
+        assert found == pytest.approx(expected, rel=5e-3)
+
+
+def test_drift_vanishes_at_the_mean():
+    posterior = model().posterior(MASK)
+    drift = np.asarray(jax.jit(posterior.drift)(jnp.asarray(model().mean)))
+    away = np.asarray(jax.jit(posterior.drift)(jnp.asarray(model().mean * 1.1)))
+    assert np.abs(drift).max() < 1e-2 * np.abs(away).max()
+
+
+def test_gaussian_part_is_positive_and_bounds_the_rest():
+    gaussian, remainder = split(model().posterior(MASK))
+    assert float(gaussian.precision.min()) > 0
+    low, high = (np.asarray(bound) for bound in remainder.spectral_curvature_bounds())
+    assert np.all(np.maximum(np.abs(low), np.abs(high)) < np.asarray(gaussian.precision))
+
+
+def test_measured_coefficients_vary_no_more_than_the_noise():
+    noise = model().shells.spread(model().noise)
+    assert np.all(model().variance[MASK > 0] <= noise[MASK > 0] * 1.0001)
+
+
+def test_starts_are_draws_of_the_posterior(rng):
+    draws = [
+        model().draw_near(jnp.asarray(rng.normal(size=SHAPE), jnp.float32), jnp.asarray(model().mean), MASK)
+        for _ in range(20)
+    ]
+    squares = np.mean([model().precision * whitened(np.asarray(d) - model().mean) ** 2 for d in draws])
+    assert squares == pytest.approx(1, abs=4 * np.sqrt(2 / (20 * np.prod(SHAPE))))
+
+
+@pytest.mark.parametrize(("tilt_axis", "beam_axis"), list(itertools.permutations("xyz", 2)))
+def test_permuted_axes_give_the_permuted_answer(tilt_axis, beam_axis):
+    sim = simulate_tomogram((24, 24, 24), TILTS, snr=0.3, seed=2)
+    halves = [np.asarray(half) for half in (sim.half1, sim.half2)]
+    straight = model_of(untrained(), tuple(map(jnp.asarray, halves)), wedge24(), Geometry(TILTS))
+    geometry = Geometry(TILTS, tilt_axis, beam_axis)
+    back = np.argsort(geometry.order)
+    turned = tuple(jnp.asarray(half.transpose(back)) for half in halves)
+    mask = np.asarray(wedge_mask((24, 24, 24), TILTS, tilt_axis=tilt_axis, beam_axis=beam_axis))
+    other = model_of(untrained(), turned, mask, geometry)
+    scale = straight.mean.std()
+    np.testing.assert_allclose(other.mean.transpose(geometry.order), straight.mean, atol=2e-3 * scale)
+    np.testing.assert_allclose(other.precision.transpose(geometry.order), straight.precision, rtol=5e-3)
+
+
+def wedge24():
+    return np.asarray(wedge_mask((24, 24, 24), TILTS))
+
+
+def test_weights_come_back_with_half_precision(tmp_path):
+    save_witness(tmp_path / "w", untrained().network, untrained().settings | {"note": "a"})
+    found = load_witness(tmp_path / "w")
+    assert found.settings["note"] == "a"
+    for a, b in zip(jax.tree.leaves(found.network), jax.tree.leaves(untrained().network), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"channels": 2, "levels": 2}, {"channels": 3, "levels": 1}])
+def test_weights_of_another_network_are_refused(tmp_path, settings):
+    save_witness(tmp_path / "w", untrained().network, settings)
+    with pytest.raises(InputError, match="train"):
+        load_witness(tmp_path / "w")
+
+
+@pytest.mark.slow
+@pytest.mark.computes
+def test_shipped_network_fills_the_wedge_of_phantoms():
+    sim = simulate_tomogram((48, 64, 64), (-60.0, 60.0), snr=0.1, seed=5)
+    mask = np.asarray(wedge_mask(sim.truth.shape, (-60.0, 60.0)))
+    result = restore(sim.half1, (-60.0, 60.0), half2=sim.half2, witness="learned", num_steps=60, warmup=20)
+    score = score_family(sim.truth, result.mean, result.samples, result.weights, mask)
+    assert score.in_wedge_correlation > 0.4
+    assert 0.4 < score.spread_over_error < 2.0
+    assert result.report.envelope.max() <= 1
+    assert learned.shipped_witness().settings["channels"] == 20

@@ -1,0 +1,91 @@
+"""Conditional priors: examples are what operators make of volumes, and the network learns where and how far."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cryowgen_jax.models import prior_network
+from cryowgen_jax.operators import wedge_mask
+from cryowgen_jax.simulation import crowded_phantom
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training import Specimens, learn_prior, prior_loss
+from cryowgen_jax.training.conditional import example, shell_means, tilt_mask
+
+BOX = (16, 20, 18)
+
+
+@pytest.mark.parametrize("tilt_range", [(-60.0, 60.0), (-40.0, 65.0)])
+def test_tilt_mask_is_the_wedge_mask(tilt_range):
+    mask = np.asarray(tilt_mask(BOX, jnp.asarray(tilt_range)))
+    expected = np.asarray(wedge_mask(BOX, tilt_range))
+    inner = (slice(None), slice(None), slice(0, -1))  # Nyquist planes of even axes count only where both signs do
+    different = mask[inner] != expected[inner]
+    different[BOX[0] // 2] = False
+    assert not different.any()
+
+
+def test_example_is_the_volume_through_the_wedge_with_the_noise(key, rng):
+    truth = jnp.asarray(3 + 5 * rng.normal(size=BOX), jnp.float32)
+    noise = jnp.full(fourier.spectrum_shape(BOX), 50.0)
+    made = jax.jit(lambda k: example(truth, noise, jnp.array([-60.0, 60.0]), k))(key)
+    assert float(jnp.mean(made.truth)) == pytest.approx(0, abs=1e-3)
+    scale = float(jnp.std(made.truth) / jnp.std(truth))
+    weight = np.broadcast_to(fourier.multiplicity(BOX), made.mask.shape)
+    error = np.abs(np.asarray(made.spectrum - made.mask * fourier.rfftn(made.truth))) ** 2
+    assert not error[np.asarray(made.mask) == 0].any()
+    measured = float((error * weight).sum() / (np.asarray(made.mask) * weight).sum())
+    count = (np.asarray(made.mask) * weight).sum()
+    assert measured == pytest.approx(50 * scale**2, rel=4 * float(np.sqrt(2 / count)))
+    np.testing.assert_allclose(made.noise, 50 * scale**2, rtol=1e-3)
+
+
+def test_shell_means_are_means_over_measured_coefficients(rng):
+    power, mask = rng.random(fourier.spectrum_shape(BOX)), np.asarray(wedge_mask(BOX, (-60.0, 60.0)))
+    found = np.asarray(shell_means(jnp.asarray(power, jnp.float32), jnp.asarray(mask), BOX))
+    shell = np.minimum((fourier.radial_frequency(BOX) * 16).astype(int), 12)
+    weight = mask * fourier.multiplicity(BOX)
+    for number in (2, 5, 8):
+        here = shell == number
+        expected = (power * weight)[here].sum() / weight[here].sum()
+        np.testing.assert_allclose(found[here], expected, rtol=1e-4)
+
+
+def test_specimens_are_turned_cut_and_seen_in_many_ways(rng):
+    volumes = jnp.asarray(rng.random((2, 24, 24, 24)) ** 8 * 80, jnp.uint8)
+    draw = jax.jit(lambda k: Specimens(volumes, BOX)(k))
+    made = [draw(jax.random.key(i)) for i in range(4)]
+    assert all(one.truth.shape == BOX for one in made)
+    assert len({float(one.noise[0, 0, 1]) for one in made}) == 4
+    assert len({tuple(one.tilt_range.tolist()) for one in made}) == 4
+    for one in made:
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(one))
+
+
+def test_empty_volumes_give_finite_examples(key):
+    made = jax.jit(lambda k: Specimens(jnp.zeros((1, 24, 24, 24)), BOX)(k))(key)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(made))
+
+
+@pytest.mark.slow
+@pytest.mark.computes
+def test_network_learns_to_fill_the_wedge(rng):
+    """Phantoms through any wedge with any noise: a minute teaches a small network what stands out."""
+    volumes = [crowded_phantom((40,) * 3, rng, 10.0).density for _ in range(6)]
+    draw = Specimens(jnp.asarray(np.stack(volumes[:4])), (32, 40, 36))
+    unseen = Specimens(jnp.asarray(np.stack(volumes[4:])), (32, 40, 36))
+    start = prior_network(channels=6, levels=2)
+    result = learn_prior(jax.random.key(0), start, draw, optimizer=optax.adam(2e-3), num_iterations=50, batch_size=2)
+    assert result.status == "ok"
+    score = jax.jit(lambda network, k: prior_loss(network, unseen(k))[1])
+    rows = [score(result.average, jax.random.key(100 + i)) for i in range(8)]
+    before = [score(start, jax.random.key(100 + i)) for i in range(8)]
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    untrained = {name: float(np.mean([row[name] for row in before])) for name in rows[0]}
+    assert abs(untrained["wedge_correlation"]) < 0.05, "negative control: a Wiener filter leaves the wedge empty"
+    assert mean["wedge_correlation"] > 0.15
+    assert mean["distance"] < 0.93 * untrained["distance"]
+    assert mean["local"] < untrained["local"] - 0.02, (
+        "the missing part errs where particles are, and the network says so"
+    )
