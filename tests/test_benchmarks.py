@@ -50,6 +50,14 @@ def test_samplers_prints_its_table_its_step_costs_and_its_goals():
 
 
 @pytest.mark.slow
+def test_samplers_prints_on_what_their_cost_depends():
+    table = run_benchmark("samplers.py", "--independence")
+    for row in ("6^3  ", "8^3  ", "over lambda / beta: largest / smallest", "over size: largest / smallest"):
+        assert row in table
+    assert "nan" not in table
+
+
+@pytest.mark.slow
 def test_psi_agrees_with_its_closed_forms():
     table = run_benchmark("psi.py", "--cases", "hidden", "open", "log-cosh")
     for row in ("hidden", "open", "log-cosh"):

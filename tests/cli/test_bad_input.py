@@ -118,7 +118,7 @@ def test_missing_tilt_file(files, tmp_path):
 def test_unusable_weights(files, tmp_path):
     path = tmp_path / "weights"
     command = ("restore", files.half1, *RANGE, "--witness", path, "-o", tmp_path / "out")
-    assert f"there is no file '{path}': give one that" in refused(*command)
+    assert f"there is no file '{path}': give weights" in refused(*command)
     path.write_bytes(files.half1.read_bytes())
     assert f"'{path}' holds no weights" in refused(*command)
     assert os.listdir(tmp_path) == ["weights"]

@@ -24,7 +24,7 @@ def test_arrays_and_settings_come_back(tmp_path, rng):
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x08\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "w").write_bytes(content)
-    with pytest.raises(InputError, match="cryowgen"):
+    with pytest.raises(InputError, match="save_witness"):
         load_weights(tmp_path / "w")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cryowgen_jax as cg
+from cryowgen_jax import potentials
 from tests.references.targets import Target, load
 
 CHAINS = 32
@@ -35,18 +36,47 @@ def starts(key: jax.Array, target: Target) -> jax.Array:
     return jax.random.normal(key, (CHAINS, target.size))
 
 
-# Samplers: (key, target) -> what cg.sample takes, and where the chains start ----------------------------------------
+# Samplers: (key, target) -> posterior or log-density, sampler, and where the chains start, as cg.sample takes them
 
 
-Sampler = Callable[[jax.Array, Target], tuple[Any, jax.Array]]
+Sampler = Callable[[jax.Array, Target], tuple[Any, Any, jax.Array | None]]
 
 
 def by_name(name: str) -> Sampler:
-    return lambda key, target: (name, starts(key, target))
+    return lambda key, target: (target.log_density, name, starts(key, target))
 
 
 def with_step(build: Callable[..., Any], step_size: float) -> Sampler:
-    return lambda key, target: (build(target.log_density, step_size), starts(key, target))
+    return lambda key, target: (
+        target.log_density,
+        build(target.log_density, step_size),
+        starts(key, target),
+    )
+
+
+def tethered(target: Target, precision: float) -> cg.Posterior:
+    """The target as e^w N(0, I / precision), w all that its log-density has beyond this Gaussian."""
+
+    def witness(position: jax.Array) -> jax.Array:
+        return target.log_density(position) + 0.5 * precision * jnp.sum(position**2)
+
+    nothing, unseen = jnp.zeros(target.size), cg.Wedge(jnp.zeros(target.size // 2 + 1))
+    return cg.Posterior(witness, unseen, nothing, nothing, jnp.float32(1.0), jnp.float32(precision))
+
+
+def of_a_posterior(name: str) -> Sampler:
+    return lambda key, target: (tethered(target, 1.0), name, None)
+
+
+def of_its_parts(build: Callable[..., Any], parameter: float) -> Sampler:
+    """A kernel of ours for a Gaussian part that is of twice the target's variance, so that the witness has a say."""
+
+    def sampler(key: jax.Array, target: Target) -> tuple[Any, Any, jax.Array]:
+        posterior = tethered(target, 0.5)
+        kernel = build(posterior.witness, potentials.gaussian_part(posterior), parameter)
+        return posterior, kernel, starts(key, target)
+
+    return sampler
 
 
 def adapted(build: Callable[..., Any], num_steps: int, *, diagonal: bool = True, **parameters: int) -> Sampler:
@@ -55,7 +85,7 @@ def adapted(build: Callable[..., Any], num_steps: int, *, diagonal: bool = True,
     All take the mean of the chains' mass matrices and a step size that three quarters of them exceed.
     """
 
-    def sampler(key: jax.Array, target: Target) -> tuple[Any, jax.Array]:
+    def sampler(key: jax.Array, target: Target) -> tuple[Any, Any, jax.Array]:
         adaptation = blackjax.window_adaptation(
             build, target.log_density, is_mass_matrix_diagonal=diagonal, **parameters
         )
@@ -67,25 +97,24 @@ def adapted(build: Callable[..., Any], num_steps: int, *, diagonal: bool = True,
         keys = jax.random.split(jax.random.fold_in(key, 1), CHAINS)
         positions, step_sizes, masses = jax.jit(jax.vmap(warm_up))(keys, starts(key, target))
         step_size = float(jnp.quantile(step_sizes, 0.25))
-        return build(target.log_density, step_size, jnp.mean(masses, axis=0), **parameters), positions
-
-    return sampler
-
-
-def laplace_hmc(step_size: float, num_integration_steps: int) -> Sampler:
-    """BlackJAX's HMC in units of the curvature at the stated mean, started from draws of that Gaussian."""
-
-    def sampler(key: jax.Array, target: Target) -> tuple[Any, jax.Array]:
-        curvature, axes = np.linalg.eigh(-np.asarray(jax.hessian(target.log_density)(jnp.zeros(target.size)), float))
-        root = jnp.asarray(axes / np.sqrt(np.maximum(np.abs(curvature), 0.3)), jnp.float32)
-        kernel = blackjax.hmc(target.log_density, step_size, root @ root.T, num_integration_steps)
-        return kernel, starts(key, target) @ root.T
+        kernel = build(target.log_density, step_size, jnp.mean(masses, axis=0), **parameters)
+        return target.log_density, kernel, positions
 
     return sampler
 
 
 def adapted_hmc(num_steps: int, num_integration_steps: int, *, diagonal: bool = True) -> Sampler:
     return adapted(blackjax.hmc, num_steps, diagonal=diagonal, num_integration_steps=num_integration_steps)
+
+
+def coordinate_slices(width: float, most_doublings: int) -> Sampler:
+    """Neal's, which needs no gradient and no scale."""
+
+    def sampler(key: jax.Array, target: Target) -> tuple[Any, Any, jax.Array]:
+        kernel = blackjax.coordinate_slice(target.log_density, initial_widths=width, max_expansions=most_doublings)
+        return target.log_density, kernel, starts(key, target)
+
+    return sampler
 
 
 def blackjax_hmc(size: int, num_integration_steps: int) -> Callable[..., Any]:
@@ -102,10 +131,10 @@ class Case(NamedTuple):
 
 
 def draw(key: jax.Array, target: Target, case: Case) -> cg.ChainResult:
-    sampler, positions = case.sampler(jax.random.fold_in(key, 2), target)
+    posterior, sampler, positions = case.sampler(jax.random.fold_in(key, 2), target)
     return cg.sample(
         key,
-        target.log_density,
+        posterior,
         sampler=sampler,
         init=positions,
         num_chains=CHAINS,
@@ -121,6 +150,8 @@ FAST = {
     "blackjax mala, brownian motion": Case("brownian motion", with_step(blackjax.mala, 0.04), 2000, 500),
 }
 SLOW = {
+    "auto, brownian motion": Case("brownian motion", of_a_posterior("auto"), 600, 200),
+    "tempered by name, quartic": Case("quartic", of_a_posterior("tempered"), 600, 100),
     "mala by name, quartic": Case("quartic", by_name("mala"), 3000, 500),
     "langevin, eight schools": Case("eight schools", with_step(cg.langevin, 0.01), 4000, 1000),
     "leimkuhler_matthews, gaussian": Case("gaussian", with_step(cg.leimkuhler_matthews, 0.2), 600, 100),
@@ -130,13 +161,25 @@ SLOW = {
         "ill-conditioned gaussian", adapted_hmc(300, 8, diagonal=False), 200
     ),
     "blackjax hmc, stock volatility": Case("stock volatility", adapted_hmc(150, 16), 150),
-    "blackjax hmc, lorenz bridge": Case("lorenz bridge", laplace_hmc(0.2, 16), 150, 50),
+    "blackjax hmc, lorenz bridge": Case("lorenz bridge", with_step(blackjax_hmc(90, 16), 0.2), 150, 50),
+    "blackjax hmc, stock volatility, logarithms": Case("stock volatility, logarithms", adapted_hmc(150, 16), 150),
+    "blackjax coordinate slices, funnel": Case("funnel", coordinate_slices(2.0, 6), 800, 200),
 }
+COMPUTES = {
+    "kinetic, item response": Case("item response", of_its_parts(cg.kinetic, 0.4), 180, 30),
+    "pcnl, cox process": Case("cox process", of_its_parts(cg.pcnl, 0.85), 400, 50),
+}
+CASES = FAST | SLOW | COMPUTES
 
 
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def marked(name: str) -> Any:
+    slow = [] if name in FAST else [pytest.mark.slow]
+    return pytest.param(name, marks=[*slow, pytest.mark.computes] if name in COMPUTES else slow)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in CASES])
 def test_chains_reach_the_stated_moments(key, name):
-    case = (FAST | SLOW)[name]
+    case = CASES[name]
     target = load(case.target)
     result = draw(key, target, case)
     assert result.status == "ok"

@@ -112,7 +112,7 @@ def test_weights_come_back_with_half_precision(tmp_path):
 @pytest.mark.parametrize("settings", [{}, {"channels": 2, "levels": 2}, {"channels": 3, "levels": 1}])
 def test_weights_of_another_network_are_refused(tmp_path, settings):
     save_witness(tmp_path / "w", untrained().network, settings)
-    with pytest.raises(InputError, match="train"):
+    with pytest.raises(InputError, match="save_witness"):
         load_witness(tmp_path / "w")
 
 

@@ -177,7 +177,7 @@ def command(
     if resume and resuming.is_complete(output, settings):
         terminal.print(f"'{output}' is complete already, nothing to do", markup=False)
         return
-    cost = estimate_cost(whole.data.shape, samples, steps, warmup, tile)
+    cost = estimate_cost(whole.data.shape, samples, steps, warmup, tile, learned=witness != "default")
     new = not output.exists()
     if not resume:
         results.require_space(output, whole, samples)

@@ -34,13 +34,13 @@ def load_weights(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, objec
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise InputError(f"there is no file '{path}': give one that 'cryowgen train' wrote")
+        raise InputError(f"there is no file '{path}': give weights that save_witness wrote")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise InputError(f"'{path}' holds no weights ({error}): give a file that 'cryowgen train' wrote") from error
+        raise InputError(f"'{path}' holds no weights ({error}): give a file that save_witness wrote") from error
     if _FORMAT not in metadata:
-        raise InputError(f"'{path}' holds weights of another program: give a file that 'cryowgen train' wrote")
+        raise InputError(f"'{path}' holds weights of another program: give a file that save_witness wrote")
     return arrays, json.loads(metadata[_FORMAT])

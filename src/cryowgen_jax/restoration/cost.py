@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
+from cryowgen_jax import platform
 from cryowgen_jax.restoration.solvent import SolventModel
 from cryowgen_jax.restoration.tiles import checked_tile, padded_shape, tiles_of
 from cryowgen_jax.spatial import fourier
@@ -18,6 +19,7 @@ from cryowgen_jax.types import InputError
 FILTERS_PER_STEP = 8.0  # what a step costs in pairs of transforms, measured; arithmetic and noise included
 VOLUMES_PER_CHAIN, VOLUMES_PER_LIVE_CHAIN, VOLUMES_SHARED = 9, 14, 24
 VOLUMES_TILED = 10  # of the whole tomogram, beside its samples, where it is restored in tiles
+NETWORK_VOLUMES = {True: 120, False: 300}  # by whether the convolution is native or stacked, measured
 USABLE = 0.8  # of the memory that is free
 
 
@@ -35,8 +37,12 @@ def estimate_cost(
     num_steps: int,
     warmup: int,
     tile_shape: tuple[int, int, int] | None = None,
+    *,
+    learned: bool = False,
 ) -> Cost:
     """Estimate time and memory of ``restore`` with chains; good to about a factor of two.
+
+    A ``learned`` witness needs the room of its network, and no steps to estimate a model.
 
     Time is scaled from a pair of transforms of this size, timed here. Chains are run in batches where all at once would
     not fit in memory.
@@ -52,11 +58,12 @@ def estimate_cost(
         box = checked_tile(tile_shape, shape)
         num_tiles, kept = len(tiles_of(padded_shape(shape), box)), (num_samples + VOLUMES_TILED) * whole_bytes
     volume_bytes = 4 * int(np.prod(box))
+    network = 0 if not learned else NETWORK_VOLUMES[platform.native_convolution_is_fast()]
     available = int(USABLE * _available_memory())
 
     def needed(alive: int) -> int:
         volumes = VOLUMES_SHARED + VOLUMES_PER_CHAIN * num_samples + VOLUMES_PER_LIVE_CHAIN * alive
-        return kept + volumes * volume_bytes
+        return kept + max(volumes, network) * volume_bytes
 
     alive = num_samples
     while alive > 1 and needed(alive) > available:
@@ -67,7 +74,7 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    steps = SolventModel.num_fit_steps + num_samples * (num_steps + warmup)
+    steps = (0 if learned else SolventModel.num_fit_steps) + num_samples * (num_steps + warmup)
     seconds = FILTERS_PER_STEP * steps * num_tiles * _filter_seconds(box) + 15.0
     return Cost(seconds, needed(alive), None if alive == num_samples else alive)
 

@@ -207,10 +207,12 @@ def load_witness(path: PathLike) -> LearnedWitness:
         like = prior_network(**sizes)
         leaves = [jnp.asarray(arrays[name], jnp.float32) for name in _named(like)]
     except KeyError as error:
-        raise InputError(f"'{path}' lacks {error}: give a file that 'cryowgen train' wrote") from error
+        raise InputError(f"'{path}' lacks {error}: give weights that save_witness wrote") from error
     for leaf, (name, expected) in zip(leaves, _named(like).items(), strict=True):
         if leaf.shape != expected.shape:
-            raise InputError(f"'{path}' has {name} of shape {leaf.shape}, not {expected.shape}: train it again")
+            raise InputError(
+                f"'{path}' has {name} of shape {leaf.shape}, not {expected.shape}: give weights that save_witness wrote"
+            )
     return LearnedWitness(jax.tree.unflatten(jax.tree.structure(like), leaves), settings)
 
 
