@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from specimens import GROUPS
 
 from cryowgen_jax import restoration
 from cryowgen_jax.models import NnxFunction, prior_network
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Specimens, learn_prior, prior_loss
 from cryowgen_jax.training.conditional import example
+from cryowgen_jax.training.specimens import textured
 
 SNR = 0.1  # per half, of the validation
 TEXTURE, TEXTURE_WIDTH = 0.15, 1.2  # share of the variance; voxels
@@ -71,16 +73,14 @@ def validate(
     network: NnxFunction, volumes: np.ndarray, box: tuple[int, int, int], tilt_range: tuple[float, float]
 ) -> dict[str, float]:
     """Mean logs over volumes that were never seen, as the mean of two halves shows them."""
-    gaussian = jnp.exp(-2 * (jnp.pi * TEXTURE_WIDTH * fourier.radial_frequency(box)) ** 2)
 
     @jax.jit
     def one(volume, key):
         texture_key, key = jax.random.split(key)
         corner = [(n - m) // 2 for n, m in zip(volume.shape, box, strict=True)]
         truth = jax.lax.dynamic_slice(volume.astype(jnp.float32), corner, box)
-        texture = fourier.filter_volume(jax.random.normal(texture_key, box), gaussian)
-        truth = truth + texture * jnp.sqrt(TEXTURE / (1 - TEXTURE) * jnp.var(truth) / jnp.var(texture))
-        noise = jnp.full((*box[:2], box[2] // 2 + 1), 0.5 * jnp.var(truth) / SNR)
+        truth = textured(texture_key, truth, TEXTURE, TEXTURE_WIDTH)
+        noise = jnp.full(fourier.spectrum_shape(box), 0.5 * jnp.var(truth) / SNR)
         return prior_loss(network, example(truth, noise, jnp.asarray(tilt_range), key))[1]
 
     rows = [one(jnp.asarray(v), jax.random.key(i)) for i, v in enumerate(volumes)]
@@ -91,14 +91,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--volumes", type=pathlib.Path, required=True, help="what specimens.py wrote")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument(
-        "--hold-out", choices=("ribosomes", "proteasomes", "chaperonins"), help="never seen; validation"
-    )
+    parser.add_argument("--hold-out", choices=tuple(GROUPS), help="never seen; validation")
     parser.add_argument("--start", type=pathlib.Path, help="weights to go on from")
     parser.add_argument("--box", type=int, nargs=3, default=(64, 88, 88))
     parser.add_argument("--channels", type=int, default=20)
     parser.add_argument("--levels", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=5600)
+    parser.add_argument("--iterations", type=int, default=5400)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)

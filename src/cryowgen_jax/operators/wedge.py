@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
-_AXES = {"z": 0, "y": 1, "x": 2}
+AXES = {"z": 0, "y": 1, "x": 2}
 _ROUNDING = 1e-9  # degrees: a coefficient on the boundary counts as measured
 
 
@@ -76,14 +77,17 @@ def wedge_mask(
         )
 
     def coverage(k_plane: np.ndarray, k_beam: np.ndarray) -> np.ndarray:
-        angle = np.rad2deg(np.arctan2(k_beam, k_plane))
-        from_middle = np.abs((angle - (lo + hi) / 2 + 90) % 180 - 90)
-        inside = (hi - lo) / 2 - from_middle  # degrees from the boundary, negative in the missing wedge
+        inside = degrees_inside(np.rad2deg(np.arctan2(k_beam, k_plane)), lo, hi)
         if edge == 0 or hi - lo >= 180:
             return (inside >= -_ROUNDING).astype(np.float64)
         return 0.5 - 0.5 * np.cos(np.pi * np.clip(inside / edge + 0.5, 0, 1))
 
     return _spread_over_box(shape, tilt_axis, beam_axis, coverage)
+
+
+def degrees_inside(angle: np.ndarray, lo: float | Array, hi: float | Array) -> Any:
+    """How far planes at these angles are inside a tilt range, all in degrees; negative in the missing wedge."""
+    return (hi - lo) / 2 - abs((angle - (lo + hi) / 2 + 90) % 180 - 90)
 
 
 def wedge_mask_from_tilts(
@@ -130,7 +134,7 @@ def wedge_mask_from_tilts(
     angles = _checked_angles(tilt_angles)
     _check_axes(tilt_axis, beam_axis)
     if thickness is None:
-        thickness = shape[_AXES[beam_axis]]
+        thickness = shape[AXES[beam_axis]]
     if not (math.isfinite(thickness) and thickness > 0):
         raise InputError(f"thickness must be a positive number of voxels, got {thickness:g}")
 
@@ -179,8 +183,8 @@ def _spread_over_box(
 ) -> Array:
     """Evaluate an even function of (k_p, k_beam) on the half spectrum, Nyquist and k_beam = 0 by the rules above."""
     k = fourier.frequencies(shape)
-    (plane_axis,) = {0, 1, 2} - {_AXES[tilt_axis], _AXES[beam_axis]}
-    k_plane, k_beam = k[plane_axis], k[_AXES[beam_axis]]
+    (plane_axis,) = {0, 1, 2} - {AXES[tilt_axis], AXES[beam_axis]}
+    k_plane, k_beam = k[plane_axis], k[AXES[beam_axis]]
     values = coverage(k_plane, k_beam)
     two_signs = (np.abs(k_plane) == 0.5) | (np.abs(k_beam) == 0.5)
     values = np.where(two_signs, np.minimum(values, coverage(k_plane, -k_beam)), values)
@@ -197,7 +201,7 @@ def _checked_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_axes(tilt_axis: str, beam_axis: str) -> None:
     for name, axis in (("tilt", tilt_axis), ("beam", beam_axis)):
-        if axis not in _AXES:
+        if axis not in AXES:
             raise InputError(f"the {name} axis must be one of x, y, z, got {axis!r}")
     if tilt_axis == beam_axis:
         raise InputError(f"the tilt axis and the beam axis are both {tilt_axis!r}; give two different axes")

@@ -22,9 +22,10 @@ mode.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ import numpy as np
 from cryowgen_jax import io, platform
 from cryowgen_jax.models import NnxFunction, prior_network
 from cryowgen_jax.models import prior as priors
+from cryowgen_jax.operators.wedge import AXES
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration import solvent
 from cryowgen_jax.restoration.model import VolumeModel
@@ -45,7 +47,6 @@ PathLike = str | os.PathLike[str]
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest precision
 LARGEST_CONTRAST, FIRM = 32.0, 0.995  # of e, whose quantile FIRM counts as its largest: chains step accordingly
 _NUDGE = 1e-3  # of a coefficient's precision, at least, in its quadratic term
-_AXES = {"z": 0, "y": 1, "x": 2}
 
 
 class Geometry(NamedTuple):
@@ -58,7 +59,7 @@ class Geometry(NamedTuple):
     @property
     def order(self) -> tuple[int, int, int]:
         """Axes of a volume such that beam, tilt axis and the third come first, second and last."""
-        beam, tilt = _AXES[self.beam_axis], _AXES[self.tilt_axis]
+        beam, tilt = AXES[self.beam_axis], AXES[self.tilt_axis]
         return beam, tilt, 3 - beam - tilt
 
 
@@ -190,7 +191,7 @@ def _run(network: NnxFunction, volume: Array, noise: Array, signal: Array, tilts
 
 def save_witness(path: PathLike, network: NnxFunction, settings: dict[str, object]) -> None:
     """Write a network (``from_nnx`` of a ``PriorNet``) with half precision; ``settings`` must name channels, levels."""
-    io.save_weights(path, _named(network), settings)
+    io.save_weights(path, {name: np.asarray(leaf, np.float16) for name, leaf in _named(network).items()}, settings)
 
 
 def load_witness(path: PathLike) -> LearnedWitness:
@@ -204,11 +205,13 @@ def load_witness(path: PathLike) -> LearnedWitness:
     arrays, settings = io.load_weights(path)
     try:
         sizes = {name: int(str(settings[name])) for name in ("channels", "levels")}
-        like = prior_network(**sizes)
-        leaves = [jnp.asarray(arrays[name], jnp.float32) for name in _named(like)]
+        # shapes alone: drawing weights that are then replaced would take most of a minute to compile
+        like = jax.eval_shape(functools.partial(prior_network, **sizes))
+        wanted = _named(like)
+        leaves = [jnp.asarray(arrays[name], jnp.float32) for name in wanted]
     except KeyError as error:
         raise InputError(f"'{path}' lacks {error}: give weights that save_witness wrote") from error
-    for leaf, (name, expected) in zip(leaves, _named(like).items(), strict=True):
+    for leaf, (name, expected) in zip(leaves, wanted.items(), strict=True):
         if leaf.shape != expected.shape:
             raise InputError(
                 f"'{path}' has {name} of shape {leaf.shape}, not {expected.shape}: give weights that save_witness wrote"
@@ -221,7 +224,7 @@ def shipped_witness() -> LearnedWitness:
     return load_witness(pathlib.Path(__file__).with_name("learned.safetensors"))
 
 
-def _named(network: NnxFunction) -> dict[str, np.ndarray]:
+def _named(network: NnxFunction) -> dict[str, Any]:
+    """The leaves, arrays or their shapes, by name and in order."""
     leaves = jax.tree_util.tree_leaves_with_path(network.variables)
-    names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
-    return {name: np.asarray(leaf, np.float16) for name, (_, leaf) in zip(names, leaves, strict=True)}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

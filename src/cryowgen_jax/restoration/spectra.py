@@ -48,8 +48,7 @@ class Shells:
 def shells_of(shape: tuple[int, ...], mask: np.ndarray) -> Shells:
     """Shells of a volume; ``mask`` > 0 is the measured region."""
     half = min(shape) // 2
-    number = half + half // 2 + 1
-    index = np.minimum((fourier.radial_frequency(shape) * 2 * half).astype(np.int32), number - 1)
+    index, number = fourier.wide_shell_index(shape)
     measured = (np.asarray(mask) > 0).astype(np.float32)
     weight = measured * fourier.multiplicity(shape)
     count = np.bincount(index.ravel(), weight.ravel(), number)

@@ -99,10 +99,23 @@ def shell_index(shape: Shape, num_shells: int | None = None) -> np.ndarray:
     return np.where(k == 0, -1, index)
 
 
+def wide_shell_index(shape: Shape) -> tuple[np.ndarray, int]:
+    """Shell number of every half-spectrum coefficient, and how many: equally wide, up to 3/2 of Nyquist.
+
+    The zero frequency is in the first shell, what is further out in the last.
+    """
+    half = min(shape) // 2
+    number = half + half // 2 + 1
+    return np.minimum((radial_frequency(shape) * 2 * half).astype(np.int32), number - 1), number
+
+
 def shell_sums(values: Array, index: np.ndarray, num_shells: int) -> Array:
-    """Sum of ``values`` over the coefficients of each shell; coefficients with a negative index are left out."""
-    flat = jnp.where(index < 0, num_shells, index).reshape(-1)
-    return jax.ops.segment_sum(values.reshape(-1), flat, num_segments=num_shells + 1)[:num_shells]
+    """Sum of ``values`` over the coefficients of each shell; coefficients with a negative index are left out.
+
+    A product with ones and zeros rather than a scattered sum, which accelerators add up in any order.
+    """
+    member = (jnp.arange(num_shells)[:, None] == index.reshape(1, -1)).astype(values.dtype)
+    return jnp.matmul(member, values.reshape(-1), precision="highest")
 
 
 @jax.custom_vjp

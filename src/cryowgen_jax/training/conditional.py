@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 from cryowgen_jax.models import prior as priors
+from cryowgen_jax.operators.wedge import degrees_inside
 from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
@@ -48,18 +49,18 @@ class Example:
     tilt_range: Array
 
 
-def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey, *, signal: Array | None = None) -> Example:
+def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey) -> Example:
     """See a volume through a wedge (beam z, tilt axis y) with noise of spectrum ``noise`` per coefficient.
 
     The volume is brought to mean 0 and variance 1 together with all that belongs to it. S is the truth's own spectrum
-    over the measured part of each shell, as it would be estimated, unless given.
+    over the measured part of each shell, as it would be estimated.
     """
     shape = truth.shape
     truth = truth - jnp.mean(truth)
     mask = tilt_mask(shape, tilt_range)
     spectrum = fourier.rfftn(truth)
     white = fourier.rfftn(jax.random.normal(key, shape))
-    signal = shell_means(jnp.abs(spectrum) ** 2, mask, shape) if signal is None else signal
+    signal = shell_means(jnp.abs(spectrum) ** 2, mask, shape)
     weight = np.broadcast_to(fourier.multiplicity(shape), mask.shape)
     variance = jnp.sum(signal * weight) / np.prod(shape)
     unit = jnp.sqrt(variance)
@@ -73,22 +74,16 @@ def tilt_mask(shape: tuple[int, ...], tilt_range: Array) -> Array:
     kz, _, kx = fourier.frequencies(shape)
     angle = np.rad2deg(np.arctan2(kz, kx)).astype(np.float32)
     low, high = tilt_range
-    off = jnp.abs((angle - (low + high) / 2 + 90) % 180 - 90)
-    inside = (off <= (high - low) / 2) | (kz == 0)
+    inside = (degrees_inside(angle, low, high) >= 0) | (kz == 0)
     return jnp.broadcast_to(inside, fourier.spectrum_shape(shape)).astype(jnp.float32)
 
 
 def shell_means(power: Array, mask: Array, shape: tuple[int, ...]) -> Array:
     """Mean over the measured coefficients of each Fourier shell, one value per coefficient."""
-    half = min(shape) // 2
-    number = half + half // 2 + 1
-    index = np.minimum((fourier.radial_frequency(shape) * 2 * half).astype(np.int32), number - 1)
+    index, number = fourier.wide_shell_index(shape)
     index[0, 0, 0] = index[0, 0, 1]
     weight = (mask * fourier.multiplicity(shape)).at[0, 0, 0].set(0.0)
-    # a product with ones and zeros rather than a scattered sum, which accelerators do in any order
-    member = (jnp.arange(number)[:, None] == index.reshape(1, -1)).astype(jnp.float32)
-    sums = jnp.stack([power * weight, weight]).reshape(2, -1)
-    total, count = jnp.matmul(sums, member.T, precision="highest")
+    total, count = (fourier.shell_sums(values, index, number) for values in (power * weight, weight))
     return (total / jnp.maximum(count, 1e-9))[index]
 
 
@@ -99,10 +94,11 @@ def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], se
     prior = network(told)
     weight = np.broadcast_to(fourier.multiplicity(shape), seen.mask.shape)
     power = priors.residual_power(prior.log_gain, seen.signal, seen.mask, shape) + _FLOOR
-    off = fourier.rfftn(prior.center * told.scale - seen.truth)
+    truth, guess = fourier.rfftn(seen.truth), fourier.rfftn(prior.center * told.scale)
+    off = guess - truth
     data = seen.mask / seen.noise
     variance = 1 / (1 / power + data)
-    error = variance * (off / power + data * (seen.spectrum - fourier.rfftn(seen.truth)))
+    error = variance * (off / power + data * (seen.spectrum - truth))
     squared = jnp.abs(error) ** 2
     distance = jnp.sum(weight * squared) / np.prod(shape)
     shells = weight / (fourier.radial_frequency(shape) + 0.04) ** 2
@@ -114,7 +110,6 @@ def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], se
     missing = jax.lax.stop_gradient(fourier.irfftn(passed * off, shape) ** 2 / expected)
     local = jnp.mean(prior.log_variance + missing * jnp.exp(-prior.log_variance))
     wedge = weight * (1 - seen.mask) * (fourier.radial_frequency(shape) < 0.25)
-    truth, guess = fourier.rfftn(seen.truth), fourier.rfftn(prior.center)
     cross = jnp.sum(wedge * jnp.real(truth * jnp.conj(guess)))
     norm = jnp.sqrt(jnp.sum(wedge * jnp.abs(truth) ** 2) * jnp.sum(wedge * jnp.abs(guess) ** 2))
     total = distance + LIKELIHOOD_SHARE * (likelihood + local)
@@ -166,11 +161,10 @@ class _Step:
     def __call__(self, key: PRNGKey, network: PyTree, state: tuple[()]) -> tuple[PyTree, tuple[()], Log]:
         """One estimate of the gradient."""
 
-        def one(total: tuple[PyTree, Log], key: PRNGKey) -> tuple[tuple[PyTree, Log], None]:
+        def one(key: PRNGKey) -> tuple[PyTree, Log]:
             (_, log), slope = jax.value_and_grad(prior_loss, has_aux=True)(network, self.draw(key))
-            return jax.tree.map(lambda a, b: a + b / self.batch_size, total, (slope, log)), None
+            return slope, log
 
-        shapes = jax.eval_shape(lambda k: jax.value_and_grad(prior_loss, has_aux=True)(network, self.draw(k)), key)
-        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[1], shapes[0][1]))
-        (slope, log), _ = jax.lax.scan(one, zero, jax.random.split(key, self.batch_size))
+        each = jax.lax.map(one, jax.random.split(key, self.batch_size))
+        slope, log = jax.tree.map(lambda values: jnp.mean(values, axis=0), each)
         return slope, state, log

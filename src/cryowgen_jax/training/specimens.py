@@ -44,23 +44,18 @@ class Specimens:
         """One example."""
         keys = iter(jax.random.split(key, 16))
         truth = self._cut(next(keys), next(keys), next(keys))
-        radius = jnp.asarray(fourier.radial_frequency(self.box), jnp.float32)
 
         def between(low: float, high: float) -> Array:
             return jax.random.uniform(next(keys), minval=low, maxval=high)
 
-        def gaussian(width: Array) -> Array:
-            return jnp.exp(-2 * (jnp.pi * width * radius) ** 2)
-
         share = jnp.maximum(between(-0.25 * LARGEST_TEXTURE, LARGEST_TEXTURE), 0.0)
         width = between(*TEXTURE_WIDTHS)
-        texture = fourier.filter_volume(jax.random.normal(next(keys), self.box), gaussian(width))
-        truth = truth + texture * jnp.sqrt((share / (1 - share) * jnp.var(truth) + _LEAST_TEXTURE) / jnp.var(texture))
-        blur = gaussian(between(*BLURS) * jax.random.bernoulli(next(keys), 0.5))
+        truth = textured(next(keys), truth, share, width)
+        blur = _gaussian(self.box, between(*BLURS) * jax.random.bernoulli(next(keys), 0.5))
         truth = fourier.filter_volume(truth, blur)
         level = jnp.exp(between(*np.log(NOISE_LEVELS))) * jnp.var(truth)
         colour, width = between(-1.0, 1.0), between(0.5, 2.0)
-        noise = jnp.maximum(colour, 0.0) * gaussian(width) + 1 - jnp.maximum(colour, 0.0)
+        noise = jnp.maximum(colour, 0.0) * _gaussian(self.box, width) + 1 - jnp.maximum(colour, 0.0)
         noise = noise * jnp.where(colour < -0.5, blur**2, 1.0)
         noise = level * noise / jnp.mean(noise)
         tilt_range = jnp.stack([-between(*HIGHEST_TILTS), between(*HIGHEST_TILTS)])
@@ -73,3 +68,15 @@ class Specimens:
         room = jnp.asarray(sizes) - jnp.asarray(self.box)
         start = jax.random.randint(place, (3,), 0, room + 1)
         return jax.lax.dynamic_slice(turned, start, self.box)
+
+
+def textured(key: PRNGKey, volume: Array, share: Array | float, width: Array | float) -> Array:
+    """A volume and a smooth Gaussian field of this width in voxels, which gets this share of the variance of both."""
+    field = fourier.filter_volume(jax.random.normal(key, volume.shape), _gaussian(volume.shape, width))
+    return volume + field * jnp.sqrt((share / (1 - share) * jnp.var(volume) + _LEAST_TEXTURE) / jnp.var(field))
+
+
+def _gaussian(shape: tuple[int, ...], width: Array | float) -> Array:
+    """Transfer of a Gaussian blur, standard deviation in voxels."""
+    radius = jnp.asarray(fourier.radial_frequency(shape), jnp.float32)
+    return jnp.exp(-2 * (jnp.pi * width * radius) ** 2)
