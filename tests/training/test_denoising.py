@@ -9,7 +9,7 @@ from flax import nnx
 
 import cryowgen_jax as cg
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.training import denoising_loss, match_scores
+from cryowgen_jax.training import denoising_loss, descend, match_scores
 from cryowgen_jax.types import InputError
 
 SIZE, VARIANCE, LEVEL = 4, 0.6, 0.5
@@ -61,6 +61,7 @@ def test_loss_of_a_flat_witness_is_a_half(rng):
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_a_convolutional_witness_learns_a_coloured_field(key):
     """Its loss falls from that of no witness towards the best that any function can do."""
     shape = (8, 8, 8)
@@ -77,6 +78,25 @@ def test_a_convolutional_witness_learns_a_coloured_field(key):
     assert found.log["loss"][0] > 0.4
     assert reached < least + 0.3 * (0.5 - least)
     assert reached > 0.98 * least
+
+
+def test_later_chunks_are_not_compiled_anew(key):
+    """Numbers written as plain Python floats are weakly typed in JAX; results are not."""
+    traced = []
+
+    def gradient(key, parameter, state):
+        traced.append(parameter)
+        return parameter, state, {"loss": parameter}
+
+    def run(length):
+        traced.clear()
+        descend(key, gradient, jnp.asarray(1.0), (), optimizer=optimizer, num_iterations=length, chunk=1)
+        return len(traced)
+
+    optimizer = optax.adam(0.1)
+    first = run(1)
+    assert first >= 2  # for the names of what is logged, and to be compiled
+    assert run(4) < first
 
 
 def test_levels_that_make_no_sense_are_refused(key):

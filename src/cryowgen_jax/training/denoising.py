@@ -111,13 +111,16 @@ class _Step:
     def __call__(self, key: PRNGKey, witness: PyTree, state: tuple[()]) -> tuple[PyTree, tuple[()], Log]:
         """One estimate of the gradient."""
 
-        def one(key: PRNGKey) -> tuple[Array, PyTree]:
+        def one(witness: PyTree, key: PRNGKey) -> Array:
             clean_key, level_key, noise_key = jax.random.split(key, 3)
             clean = self.draw(clean_key)
             low, high = jnp.log(self.levels)
             level = jnp.exp(jax.random.uniform(level_key, minval=low, maxval=high))
             noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
-            return jax.value_and_grad(denoising_loss)(witness, self.known, clean, level, noise)
+            return denoising_loss(witness, self.known, clean, level, noise)
 
-        losses, slopes = over_particles(one, jax.random.split(key, self.batch_size))
-        return jax.tree.map(lambda slope: jnp.mean(slope, axis=0), slopes), state, {"loss": jnp.mean(losses)}
+        def loss(witness: PyTree) -> Array:
+            return jnp.mean(over_particles(lambda k: one(witness, k), jax.random.split(key, self.batch_size)))
+
+        value, slope = jax.value_and_grad(loss)(witness)
+        return slope, state, {"loss": value}

@@ -93,7 +93,7 @@ def descend(
         raise InputError(f"num_iterations={num_iterations}, chunk={chunk}: give at least 0 and 1")
     started = saved = time.monotonic()
     gradient, parameters = as_pytree(gradient), jax.tree.map(jnp.asarray, parameters)
-    carry = _Carry(parameters, parameters, optimizer.init(parameters), state)
+    carry = _strongly_typed(_Carry(parameters, parameters, optimizer.init(parameters), state))
     done, log = 0, _empty_log(key, gradient, carry, num_iterations)
     if checkpoint is not None and (found := io.load_checkpoint(checkpoint, (carry, log))) is not None:
         done, (carry, log) = found
@@ -121,6 +121,11 @@ def descend(
             io.save_checkpoint(checkpoint, done, (carry, log))
     log = {name: values[:done] for name, values in log.items()}
     return Descent(carry.parameters, carry.average, carry.state, log, status)
+
+
+def _strongly_typed(tree: PyTree) -> PyTree:
+    """Without weak types, which a chunk's results no longer have, so that the next would be compiled anew."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype) if hasattr(leaf, "dtype") else leaf, tree)
 
 
 def _empty_log(key: PRNGKey, gradient: Gradient, carry: _Carry, length: int) -> dict[str, np.ndarray]:
