@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cryowgen_jax as cg
+from cryowgen_jax.spatial import fourier
 from tests import QUICK_TO_COMPILE, oracles
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
@@ -240,3 +242,143 @@ def test_walkers(tmp_path):
         assert rows["2.2", kernel]["status"] == "ok"
         assert number("2.2", kernel, "TV to exact") < 0.03
         assert number("2.2", kernel, "acceptance") < 0.5
+
+
+# Calibration
+
+
+@pytest.fixture(scope="module")
+def intervals() -> types.ModuleType:
+    return load("calibration", "intervals")
+
+
+FAMILY_SHAPE, FAMILY_SIZE = (16, 24, 24), 8
+
+
+def gaussian_family(intervals: types.ModuleType, scale: float):
+    """Truth and members from one Gaussian law, voxels independent but of different means and deviations."""
+    rng = np.random.default_rng(7)
+    mean, deviation = rng.normal(size=FAMILY_SHAPE), rng.uniform(0.3, 3.0, size=FAMILY_SHAPE)
+    draws = mean + deviation * rng.normal(size=(1 + FAMILY_SIZE, *FAMILY_SHAPE))
+    draws[1:] = mean + scale * (draws[1:] - mean)
+    spectra = intervals.spectra(draws)
+    everything = np.ones(spectra.shape[1:], bool)
+    weights = np.full(FAMILY_SIZE, 1 / FAMILY_SIZE)
+    return intervals.component(spectra[0], spectra[1:], weights, everything, FAMILY_SHAPE)
+
+
+def standard_errors(found: np.ndarray, expected: np.ndarray, count: int) -> np.ndarray:
+    expected = np.asarray(expected)
+    return (np.asarray(found) - expected) / np.sqrt(expected * (1 - expected) / count)
+
+
+def test_a_calibrated_family_has_nominal_coverage(intervals):
+    part = gaussian_family(intervals, 1.0)
+    count = part.truth.size
+    assert np.abs(standard_errors(intervals.coverage(part), intervals.NOMINAL, count)).max() < 4
+    # normal intervals of eight members cover less than they say, and as much less as expected
+    expected = intervals.normal_coverage_expected(FAMILY_SIZE)
+    found = intervals.coverage(part, (0.95,), normal=True)
+    assert np.abs(standard_errors(found, expected, count)) < 4
+    assert standard_errors(found, 0.95, count) < -10
+    assert abs(intervals.spread_over_error(part) - 1) < 0.05
+    uniform = np.full(FAMILY_SIZE + 1, 1 / (FAMILY_SIZE + 1))
+    assert np.abs(standard_errors(intervals.ranks(part), uniform, count)).max() < 4
+    # deviations that differ from voxel to voxel: error and spread go together, as the family foretells
+    assert abs(intervals.correlation(part) - intervals.correlation_expected(part)) < 0.04
+    assert intervals.correlation(part) > 0.3
+
+
+def test_a_family_with_too_small_a_spread_has_not(intervals):
+    part = gaussian_family(intervals, 0.7)
+    count = part.truth.size
+    assert standard_errors(intervals.coverage(part), intervals.NOMINAL, count).max() < -10
+    expected = 0.7**2 * (1 + 1 / FAMILY_SIZE) / (1 + 0.7**2 / FAMILY_SIZE)
+    assert abs(intervals.spread_over_error(part) - expected) < 0.05
+    uniform = np.full(FAMILY_SIZE + 1, 1 / (FAMILY_SIZE + 1))
+    assert standard_errors(intervals.ranks(part), uniform, count)[[0, -1]].min() > 10
+
+
+def test_bands_of_both_regions_divide_the_spectrum(intervals):
+    shape = (24, 20, 22)
+    mask = np.asarray(cg.wedge_mask(shape, (-50.0, 60.0)))
+    wholes = [intervals.selection(mask, shape, region, intervals.WHOLE) for region in intervals.REGIONS]
+    assert not np.any(wholes[0] & wholes[1])
+    for region, whole in zip(intervals.REGIONS, wholes, strict=True):
+        bands = [intervals.selection(mask, shape, region, band) for band in intervals.BANDS[:-1]]
+        assert np.array_equal(np.sum(bands, axis=0), whole)
+        assert all(band.any() for band in bands[1:])
+    radius = fourier.radial_frequency(shape)
+    assert np.array_equal(wholes[0] | wholes[1], (radius > 0) & (radius < 0.25))
+    assert not np.any(mask[wholes[0]])
+
+
+def test_pooled_voxels_are_those_that_were_asked_for(intervals):
+    part = gaussian_family(intervals, 1.0)
+    where = part.truth > 1
+    both = intervals.pooled([part, part], [where, ~where])
+    assert both.truth.size == part.truth.size
+    assert both.members.shape == (FAMILY_SIZE, part.truth.size)
+    assert np.isclose(intervals.spread_over_error(both), intervals.spread_over_error(part))
+    assert np.all(intervals.pooled([part], [where]).truth > 1)
+
+
+@pytest.mark.slow
+def test_truths_of_the_calibration_have_the_precision_of_the_prior():
+    prior_draws = load("calibration", "prior_draws")
+    truths = jax.jit(jax.vmap(prior_draws.draw_prior))(jax.random.split(jax.random.key(1), 60))[:, 0]
+    squares = jax.vmap(lambda z: jnp.sum(z * prior_draws.prior_precision(z)))(truths)
+    count = truths[0].size
+    assert abs(np.mean(squares) / count - 1) < 4 * np.sqrt(2 / (count * 60))
+    assert 0.6 < np.var(squares) / (2 * count) < 1.6
+
+
+@pytest.mark.slow
+def test_calibration(tmp_path):
+    rows = run_experiment("calibration", tmp_path, computes=False)
+    assert min(picture_size(tmp_path / "calibration.png")) >= 600
+    assert (tmp_path / "tables.md").stat().st_size > 1000
+    bands = {(row["region"], row["band"]): row for row in rows if "band" in row}
+    objects = {row["object"]: row for row in rows if "voxels" in row}
+    assert len(bands) == 1 + 2 * 6
+    assert {"solvent", "membrane", "particles"} <= set(objects)
+    envelope = {
+        (row["object"], row["model says"]): float(row["share of voxels"]) for row in rows if "model says" in row
+    }
+    assert envelope["solvent", "solvent"] > envelope["particles", "solvent"]
+    assert abs(envelope["particles", "solvent"] + envelope["particles", "particle"] - 1) < 0.011
+    reference = bands["-", "-"]
+    assert float(reference["95 %"]) == 0.95
+    assert abs(float(reference["normal 95 %"]) - 0.855) < 0.001  # of four members
+    whole = bands["measured", "0.00-0.25"]
+    assert 0.9 < float(whole["95 %"]) < 0.99
+    assert 0.5 < float(whole["spread / error"]) < 2
+    ranks = [row for row in rows if "statistic" in row]
+    assert {row["draws"]: row["flagged"] for row in ranks} == {
+        "chains of restore": "no",
+        "the same, spread x 0.7": "yes",
+    }
+
+
+# Four methods
+
+
+@pytest.mark.slow
+def test_four_methods(tmp_path):
+    rows = {row["method"]: row for row in run_experiment("four_methods", tmp_path, computes=False)}
+    assert min(picture_size(tmp_path / "four_methods.png")) >= 600
+    assert len(rows) == 6
+
+    def number(method: str, column: str) -> float:
+        return float(rows[method][column])
+
+    assert number("tomogram itself", "in-wedge cc") == 0
+    assert number("tomogram itself", "wedge energy") == 0
+    family, collapsed = "CryoWGEN-II (langevin)", "CryoWGEN-I (mc)"
+    assert number(family, "in-wedge cc") > number("POCS", "in-wedge cc")
+    assert number(family, "in-wedge cc") > number(collapsed, "in-wedge cc") + 0.2
+    assert number(collapsed, "ESS") < 2
+    assert rows[collapsed]["95 % coverage"] == "-"
+    assert 0.8 < number(family, "95 % coverage") < 1
+    for method in ("POCS", "CryoGEN-I (map)", "CryoGEN-II (ot)"):
+        assert rows[method]["spread / error"] == "-"

@@ -26,6 +26,7 @@ def test_python_examples_run(source, capsys):
 def test_every_option_it_names_exists():
     known = CliRunner().invoke(cryowgen, ["restore", "--help"]).output
     known += CliRunner().invoke(cryowgen, ["demo", "--help"]).output
+    known += CliRunner().invoke(cryowgen, ["train", "--help"]).output
     named = set(re.findall(r"`(--[a-z0-9-]+)", README)) | set(re.findall(r"cryowgen \w+ .*?(--[a-z-]+)", README))
     assert named
     assert not {option for option in named if option not in known}

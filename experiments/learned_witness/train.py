@@ -14,13 +14,12 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from specimens import GROUPS
 
 from cryowgen_jax import restoration
 from cryowgen_jax.models import NnxFunction, prior_network
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.training import Specimens, learn_prior, prior_loss
+from cryowgen_jax.training import Specimens, learn_prior, prior_loss, warmed_adam
 from cryowgen_jax.training.conditional import example
 from cryowgen_jax.training.specimens import textured
 
@@ -41,14 +40,11 @@ def main() -> None:
     network = prior_network(channels=arguments.channels, levels=arguments.levels, seed=arguments.seed)
     if arguments.start:
         network = restoration.load_witness(arguments.start).network
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, arguments.rate, arguments.iterations // 20, arguments.iterations, 0.01 * arguments.rate
-    )
     result = learn_prior(
         jax.random.key(arguments.seed),
         network,
         Specimens(jnp.asarray(volumes), box),
-        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+        optimizer=warmed_adam(arguments.rate, arguments.iterations),
         num_iterations=arguments.iterations,
         batch_size=arguments.batch,
         progress=lambda p: print(p.step, {k: round(v, 3) for k, v in p.log.items()}, f"{p.seconds:.0f} s", flush=True),

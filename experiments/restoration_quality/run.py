@@ -8,38 +8,15 @@ import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from pocs import pocs
 
 import cryowgen_jax as cg
-from cryowgen_jax.simulation import SimulatedTomogram, score_family, simulate_tomogram
-from cryowgen_jax.spatial import fourier
+from cryowgen_jax.simulation import score_family, simulate_tomogram
 
 TILT_RANGES = ((-60.0, 60.0), (-40.0, 60.0))
 NOISE = (0.5, 0.1, 0.03)
 COLUMNS = ("tilts", "SNR", "seed", "method", "in-wedge cc", "measured cc", "95 % coverage", "spread / error", "seconds")
-
-
-def pocs(tomogram: SimulatedTomogram, rounds: int = 100) -> np.ndarray:
-    """Projections onto convex sets: not below the median, measured coefficients (Wiener-filtered by shell) kept."""
-    shape = tomogram.truth.shape
-    mask = np.asarray(cg.wedge_mask(shape, tomogram.tilt_range))
-    first, second = (np.asarray(fourier.rfftn(jnp.asarray(half))) for half in (tomogram.half1, tomogram.half2))
-    count = min(shape) // 2
-    index = np.maximum(fourier.shell_index(shape, count), 0)
-    weight = mask * fourier.multiplicity(shape)
-
-    def sums(values: np.ndarray) -> np.ndarray:
-        return np.bincount(index.ravel(), (values * weight).ravel(), count)
-
-    cross, power = sums(np.real(first * np.conj(second))), sums(0.5 * (np.abs(first) ** 2 + np.abs(second) ** 2))
-    correlation = np.clip(cross / np.maximum(power, 1e-30), 0, 1)
-    measured = 0.5 * (first + second) * (2 * correlation / (1 + correlation))[index]
-    volume = np.asarray(fourier.irfftn(jnp.asarray(measured), shape))
-    for _ in range(rounds):
-        spectrum = np.asarray(fourier.rfftn(jnp.asarray(np.maximum(volume, np.median(volume)))))
-        volume = np.asarray(fourier.irfftn(jnp.asarray(np.where(mask > 0, measured, spectrum)), shape))
-    return volume
 
 
 def compare(shape: tuple[int, int, int], tilt_range: tuple[float, float], snr: float, seed: int) -> list[list[str]]:
@@ -47,7 +24,7 @@ def compare(shape: tuple[int, int, int], tilt_range: tuple[float, float], snr: f
     case = [f"{tilt_range[0]:.0f} {tilt_range[1]:.0f}", f"{snr:g}", str(seed)]
     rows = []
     started = time.monotonic()
-    point = pocs(tomogram)
+    point = pocs(tomogram.half1, tomogram.half2, tilt_range)
     mask = np.asarray(cg.wedge_mask(shape, tilt_range))
     score = score_family(tomogram.truth, point, point[None], np.ones(1), mask)
     correlations = [f"{score.in_wedge_correlation:.3f}", f"{score.measured_correlation:.3f}"]

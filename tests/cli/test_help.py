@@ -13,6 +13,10 @@ OPTIONS = {
     "demo": ["--output", "--shape", "--seed"],
     "simulate": ["--output", "--tilt-range", "--snr", "--shape", "--seed", "--voxel-size"],
     "inspect": ["--json", "--permissive", "--voxel-size"],
+    "train": [
+        *["--tilt-range", "--output", "--half2", "--start", "--rounds", "--iterations", "--seed", "--tilt-axis"],
+        *["--beam-axis", "--contrast", "--voxel-size", "--permissive", "--resume"],
+    ],
     "restore": [
         *["--tilt-range", "--tilt-angles", "--output", "--half2", "--center", "--method", "--samples", "--steps"],
         *[

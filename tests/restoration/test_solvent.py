@@ -186,7 +186,8 @@ def test_starts_have_the_spread_of_their_kind_of_voxel(kind):
     model = dataclasses.replace(model, envelope=envelope)
     mean = jnp.full(SHAPE, 0.3)
     draws = [
-        np.asarray(model.draw_near(jax.random.normal(jax.random.key(i), SHAPE), mean, MASK)) - 0.3 for i in range(6)
+        np.asarray(model.draw_near(jax.random.normal(jax.random.key(i), (2, *SHAPE)), mean, MASK)) - 0.3
+        for i in range(6)
     ]
     precision = MASK / model.shells.spread(model.noise) + 1 / model.shells.spread(model.particle)
     if kind == "solvent":
@@ -194,6 +195,25 @@ def test_starts_have_the_spread_of_their_kind_of_voxel(kind):
     whitened = np.mean([np.abs(np.fft.rfftn(d, norm="ortho")) ** 2 for d in draws], axis=0) * precision
     for region in (MASK > 0, MASK == 0):
         assert whitened[region].mean() == pytest.approx(1, abs=0.02)
+
+
+def test_starts_are_draws_of_the_posterior():
+    """log rho at the mean less that at a draw is half a chi squared of as many degrees of freedom as voxels."""
+    model, *_ = models()
+    posterior = model.posterior(MASK)
+    mean = model.posterior_mean(jnp.zeros(SHAPE), MASK)
+    wiener = jax.jit(posterior.drift)(jnp.zeros(SHAPE))
+    assert np.linalg.norm(jax.jit(posterior.drift)(mean)) < 0.02 * np.linalg.norm(wiener)
+    log_density = jax.jit(posterior.log_density)
+
+    def depth(noises, model=model):
+        return 2 * float(log_density(mean) - log_density(model.draw_near(noises, mean, MASK))) / np.prod(SHAPE)
+
+    noises = [jax.random.normal(jax.random.key(i), (2, *SHAPE)) for i in range(4)]
+    error = 4 * np.sqrt(2 / (len(noises) * np.prod(SHAPE))) + 2e-3  # and what conjugate gradients leave
+    assert np.mean([depth(pair) for pair in noises]) == pytest.approx(1, abs=error)
+    other = dataclasses.replace(model, envelope=np.roll(model.envelope, SHAPE[1] // 2, axis=1) ** 2)
+    assert abs(np.mean([depth(pair, other) for pair in noises]) - 1) > 4 * error, "negative control"
 
 
 def test_pure_noise_is_nearly_all_solvent():

@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "Simulate a tomogram with known truth, restore it by every method, and compare.",
     "simulate": "Make a tomogram with known truth.",
     "inspect": "Find the missing wedge in a tomogram's own power spectrum.",
+    "train": "Adapt the learned model to tomograms of your own, without clean volumes.",
     "restore": "Restore a tomogram as a family of volumes with an uncertainty map.",
 }
 BAD_INPUT, INTERRUPTED = 2, 130

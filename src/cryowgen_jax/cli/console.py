@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from cryowgen_jax.chains import Progress
+from cryowgen_jax.restoration import AdaptationProgress
 
 SECONDS_BETWEEN_LINES = 10.0
-FITTING = "estimating the model"  # what ``restore`` calls what it does before its chains
+APART = ("estimating the model", "learning")  # phases that are no chains' and stages of their own
 
 
 def terminal() -> Console:
@@ -44,7 +45,8 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 class ProgressDisplay:
     """Bar on a terminal, a line now and then elsewhere (a batch log); call it with every ``Progress``.
 
-    Time left is that of the stage on show: the estimate of the model, or the chains; of a tile, where there are tiles.
+    Time left is that of the stage on show: the estimate of the model, the chains, or learning; of one tile, tomogram or
+    round, where there are several.
     """
 
     def __init__(self, console: Console, label: str) -> None:
@@ -59,7 +61,7 @@ class ProgressDisplay:
         )
         self._task = self._bar.add_task("", note="")
 
-    def __enter__(self) -> Callable[[Progress], None]:
+    def __enter__(self) -> Callable[[Progress | AdaptationProgress], None]:
         if self._console.is_terminal:
             self._bar.start()
         return self._update
@@ -70,14 +72,13 @@ class ProgressDisplay:
         if self._console.is_terminal:
             self._bar.stop()
 
-    def _update(self, progress: Progress) -> None:
+    def _update(self, progress: Progress | AdaptationProgress) -> None:
         before, comma, phase = progress.phase.rpartition(", ")  # "tile 2 of 5, warm-up"
-        fitting = phase == FITTING
-        stage = f"{before}{comma}{FITTING if fitting else 'sampling'}"
+        stage = f"{before}{comma}{phase if phase in APART else 'sampling'}"
         if stage != self._stage:  # the first report of a stage holds compilation, or steps of the run being resumed
             self._stage, self._first, self._last_line = stage, (progress.step, progress.seconds), 0.0
             self._bar.reset(self._task, total=progress.num_steps, description=stage)
-        note = ("" if fitting else f", acceptance {progress.acceptance:.2f}") + self._time_left(progress)
+        note = _measure(progress, phase) + self._time_left(progress)
         self._bar.update(self._task, completed=progress.step, note=note)
         done = progress.step == progress.num_steps
         if self._console.is_terminal or not (done or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
@@ -86,11 +87,18 @@ class ProgressDisplay:
         where = f"{self._label}: {progress.phase.replace('unrecorded', 'sampling')}"
         self._console.print(f"{where}, step {progress.step} of {progress.num_steps}{note}", markup=False)
 
-    def _time_left(self, progress: Progress) -> str:
+    def _time_left(self, progress: Progress | AdaptationProgress) -> str:
         """Time left in this stage at the pace since its first report; nothing where there is no pace or no time."""
         steps, seconds = progress.step - self._first[0], progress.seconds - self._first[1]
         left = progress.num_steps - progress.step
         return f", {duration(left * seconds / steps)} left" if steps > 0 and left > 0 else ""
+
+
+def _measure(progress: Progress | AdaptationProgress, phase: str) -> str:
+    """The number that says how it goes, where there is one."""
+    if isinstance(progress, AdaptationProgress):
+        return f", loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
+    return "" if phase in APART else f", acceptance {progress.acceptance:.2f}"
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from cryowgen_jax.cli.options import ANGSTROM, AXIS, DEGREES, PATH, check_geomet
 from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram
 from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, load_witness, restore
 from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS, WITNESSES, check_options
+from cryowgen_jax.restoration.draws import MOST_CHAINS, default_chains
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP, Contrast
 from cryowgen_jax.types import InputError
 
@@ -70,7 +71,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     default=8,
     show_default=True,
     metavar="K",
-    help="How many restored volumes to draw, 2 or more.",
+    help=f"How many restored volumes to draw, 2 or more; those beyond {MOST_CHAINS} cost room and hardly any time.",
 )
 @click.option(
     "--steps",
@@ -180,7 +181,7 @@ def command(
     cost = estimate_cost(whole.data.shape, samples, steps, warmup, tile, learned=witness != "default")
     new = not output.exists()
     if not resume:
-        results.require_space(output, whole, samples)
+        results.require_space(output, whole, samples, default_chains(samples, steps))
     prepare_output_folder(output, resume=resume)
     with resuming.under_way(output, settings, new=new) as checkpoint:
         terminal.print(_plan(whole, cost, samples, steps, warmup, method), markup=False)
@@ -276,7 +277,8 @@ def _scale(whole: Tomogram, witness: str) -> Iterator[str]:
 
 def _plan(whole: Tomogram, cost: Cost, samples: int, steps: int, warmup: int, method: str) -> str:
     shape = " x ".join(str(n) for n in whole.data.shape)
-    work = f"{samples} samples" + (f" of {warmup + steps} steps" if method == METHODS[0] else "")
+    chains = default_chains(samples, steps)
+    work = f"{samples} samples" + (f" of {chains} chains of {warmup + steps} steps" if method == METHODS[0] else "")
     return f"{shape} voxels, {work}: about {screen.duration(cost.seconds)}, {screen.size(cost.num_bytes)} of memory"
 
 

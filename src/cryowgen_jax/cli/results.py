@@ -22,12 +22,12 @@ from cryowgen_jax.spatial import fourier
 PACKAGES = ("cryowgen-jax", "jax", "jaxlib", "flax", "blackjax", "numpy", "scipy", "mrcfile")
 SPECTRA = ("tomogram", "mean", "one sample")  # of which the report shows power spectra
 NUM_SUMMARIES = 3  # volumes beside the samples
-NUM_CHECKPOINTS, VOLUMES_PER_CHECKPOINT = 3, 6  # two that are kept and the one being written; per sample, measured
+NUM_CHECKPOINTS, VOLUMES_PER_CHAIN = 3, 5  # two that are kept and the one being written; beside the samples, measured
 
 
-def require_space(folder: pathlib.Path, tomogram: Tomogram, num_samples: int) -> None:
+def require_space(folder: pathlib.Path, tomogram: Tomogram, num_samples: int, num_chains: int) -> None:
     """Refuse to start where the volumes and the checkpoints on the way to them will not fit on the disk."""
-    checkpoints = NUM_CHECKPOINTS * VOLUMES_PER_CHECKPOINT * num_samples
+    checkpoints = NUM_CHECKPOINTS * (VOLUMES_PER_CHAIN * num_chains + num_samples)
     require_free_space(folder, (num_samples + NUM_SUMMARIES + checkpoints) * tomogram.data.size * 4)
 
 

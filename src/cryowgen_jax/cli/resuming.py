@@ -16,7 +16,7 @@ from cryowgen_jax.types import InputError
 CHECKPOINT = "checkpoint"
 SETTINGS = "settings.json"  # of a run under way; run.json takes its place when the run is complete
 RECORD = "run.json"
-FILES = ("tomogram", "half2", "center", "witness")  # may have moved meanwhile: their content is compared instead
+FILES = ("tomogram", "half2", "center", "witness", "start")  # may have moved: their content is compared instead
 _DIGEST = "_sha256"
 _OPTIONS = {"voxel_size_angstrom": "--voxel-size", "model": "--witness"}
 
@@ -41,7 +41,7 @@ def is_complete(output: pathlib.Path, settings: Settings) -> bool:
         path = output / name
         if path.is_file():
             before = _read(path)
-            _require_same(output, before.get("settings", {}) if name == RECORD else before, settings)
+            require_same(output, before.get("settings", {}) if name == RECORD else before, settings)
             return name == RECORD
     return False
 
@@ -80,17 +80,22 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _require_same(output: pathlib.Path, before: Settings, now: Settings) -> None:
+def require_same(output: pathlib.Path, before: Settings, now: Settings) -> None:
+    """Raise ``InputError`` that names the first setting which differs; files may have moved."""
     now = json.loads(json.dumps(now))
     different = [name for name in now if name not in FILES and before.get(name) != now[name]]
     if not different:
         return
     name = different[0].removesuffix(_DIGEST)
     if name in FILES and before.get(name) and now[name]:
-        was, advice = f"another {name} ({before[name]}, not {now[name]})", "the same files"
+        was, advice = f"another {name} ({_listed(before[name])}, not {_listed(now[name])})", "the same files"
     else:
         was, advice = f"{_said(name, before.get(name))}, not {_said(name, now[name])}", "the same settings"
     raise InputError(f"the run in '{output}' was started with {was}: resume it with {advice}, or name another folder")
+
+
+def _listed(paths: str | list[str]) -> str:
+    return paths if isinstance(paths, str) else " ".join(paths)
 
 
 def _said(name: str, value: Any) -> str:

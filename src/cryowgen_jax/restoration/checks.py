@@ -24,6 +24,7 @@ def check_options(
     num_steps: int,
     warmup: int,
     tile_shape: tuple[int, int, int] | None,
+    num_chains: int | None = None,
 ) -> None:
     """Refuse options that mean nothing, or a family of one."""
     if method not in METHODS:
@@ -42,6 +43,11 @@ def check_options(
         raise InputError(f"num_samples={num_samples}: a family has at least 2 members")
     if num_steps < 1 or warmup < 0:
         raise InputError(f"num_steps={num_steps}, warmup={warmup}: give at least 1 step, and 0 or more before it")
+    if num_chains is not None and not 2 <= num_chains <= num_samples <= num_chains * num_steps:
+        raise InputError(
+            f"num_chains={num_chains} of {num_steps} steps for {num_samples} samples: give 2 chains or more, at "
+            "most one a sample, with a step for each"
+        )
 
 
 def checked_volumes(tomogram: object, half2: object, center: object) -> list[np.ndarray]:

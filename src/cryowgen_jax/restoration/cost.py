@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,13 +12,16 @@ import numpy as np
 import psutil
 
 from cryowgen_jax import platform
-from cryowgen_jax.restoration.solvent import SolventModel
+from cryowgen_jax.models import convolve3
+from cryowgen_jax.restoration import solvent
+from cryowgen_jax.restoration.draws import default_chains
 from cryowgen_jax.restoration.tiles import checked_tile, padded_shape, tiles_of
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import InputError
+from cryowgen_jax.types import Array, InputError
 
 FILTERS_PER_STEP = 8.0  # what a step costs in pairs of transforms, measured; arithmetic and noise included
 VOLUMES_PER_CHAIN, VOLUMES_PER_LIVE_CHAIN, VOLUMES_SHARED = 9, 14, 24
+VOLUMES_PER_DRAW = 3  # beyond one a chain
 VOLUMES_TILED = 10  # of the whole tomogram, beside its samples, where it is restored in tiles
 NETWORK_VOLUMES = {True: 120, False: 300}  # by whether the convolution is native or stacked, measured
 USABLE = 0.8  # of the memory that is free
@@ -60,12 +64,14 @@ def estimate_cost(
     volume_bytes = 4 * int(np.prod(box))
     network = 0 if not learned else NETWORK_VOLUMES[platform.native_convolution_is_fast()]
     available = int(USABLE * _available_memory())
+    num_chains = default_chains(num_samples, num_steps)
 
     def needed(alive: int) -> int:
-        volumes = VOLUMES_SHARED + VOLUMES_PER_CHAIN * num_samples + VOLUMES_PER_LIVE_CHAIN * alive
+        volumes = VOLUMES_SHARED + VOLUMES_PER_CHAIN * num_chains + VOLUMES_PER_LIVE_CHAIN * alive
+        volumes += VOLUMES_PER_DRAW * (num_samples - num_chains)
         return kept + max(volumes, network) * volume_bytes
 
-    alive = num_samples
+    alive = num_chains
     while alive > 1 and needed(alive) > available:
         alive //= 2
     if needed(alive) > available:
@@ -74,9 +80,10 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    steps = (0 if learned else SolventModel.num_fit_steps) + num_samples * (num_steps + warmup)
+    solved = 0 if learned else len(solvent.THRESHOLDS) + num_chains
+    steps = solvent.SOLVING * solved + num_chains * (num_steps + warmup)
     seconds = FILTERS_PER_STEP * steps * num_tiles * _filter_seconds(box) + 15.0
-    return Cost(seconds, needed(alive), None if alive == num_samples else alive)
+    return Cost(seconds, needed(alive), None if alive == num_chains else alive)
 
 
 def _available_memory() -> int:
@@ -87,14 +94,23 @@ def _available_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def convolution_seconds(shape: tuple[int, ...], channels: int) -> float:
+    """What one 3^3 convolution of so many channels with as many takes here."""
+    volume, kernel = jnp.zeros((*shape, channels), jnp.float32), jnp.zeros((3, 3, 3, channels, channels), jnp.float32)
+    return _median_seconds(convolve3, volume, kernel)
+
+
 def _filter_seconds(shape: tuple[int, ...]) -> float:
-    volume = jnp.zeros(shape, jnp.float32)
     transfer = jnp.ones(fourier.spectrum_shape(shape), jnp.float32)
-    run = jax.jit(fourier.filter_volume)
-    run(volume, transfer).block_until_ready()
+    return _median_seconds(fourier.filter_volume, jnp.zeros(shape, jnp.float32), transfer)
+
+
+def _median_seconds(function: Callable[..., Array], *arguments: Array) -> float:
+    run = platform.jit(function)
+    run(*arguments).block_until_ready()
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        run(volume, transfer).block_until_ready()
+        run(*arguments).block_until_ready()
         times.append(time.perf_counter() - started)
     return float(np.median(times))

@@ -25,16 +25,28 @@ from cryowgen_jax.types import Array, InputError, PRNGKey
 Witness = Callable[[Array], Array] | LearnedWitness | Literal["default", "learned"]
 Volume = Array | np.ndarray
 NoiseFn = samplers.NoiseFn
+MOST_CHAINS = 8  # where a chain may give several draws; each gives some five that hardly depend on one another
+
+
+def default_chains(num_samples: int, num_steps: int) -> int:
+    """Chains to take this many draws from."""
+    return min(num_samples, max(MOST_CHAINS, -(-num_samples // max(num_steps, 1))))
 
 
 class ChainPlan(NamedTuple):
-    """How many chains and steps, and where they run; as in ``sample``."""
+    """How many draws of how many chains and steps, and where they run; as in ``sample``."""
 
     num_samples: int
+    num_chains: int
     num_steps: int
     warmup: int
     devices: Sequence[jax.Device] | None = None
     batch_size: int | None = None
+
+    @property
+    def num_kept(self) -> int:
+        """Draws per chain, evenly spaced."""
+        return -(-self.num_samples // self.num_chains)
 
 
 class Draws(NamedTuple):
@@ -54,7 +66,6 @@ class Draws(NamedTuple):
 
 
 def model_of(
-    key: PRNGKey,
     witness: Witness,
     halves: tuple[Array, ...],
     mask: np.ndarray,
@@ -70,39 +81,28 @@ def model_of(
         if report is not None:
             report(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
         return model, jnp.asarray(model.center)
-    return fit(key, halves, mask, report, neighbour if isinstance(neighbour, solvent.SolventModel) else None)
+    return fit(halves, mask, report, neighbour if isinstance(neighbour, solvent.SolventModel) else None)
 
 
 def fit(
-    key: PRNGKey,
     halves: tuple[Array, ...],
     mask: np.ndarray,
     report: Callable[[Progress], None] | None,
     neighbour: solvent.SolventModel | None = None,
 ) -> tuple[solvent.SolventModel, Array]:
-    """Estimate a solvent model, or only its envelope where a ``neighbour`` lends the rest; and its chain's mean."""
+    """Estimate a solvent model, or only its envelope where a ``neighbour`` lends the rest; and its mean."""
     started = time.monotonic()
     model = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
-    position: Array | None = None
+    mean = jnp.full(halves[0].shape, model.level)
     for number, threshold in enumerate(solvent.THRESHOLDS[1:]):
-        result = sample(
-            jax.random.fold_in(key, number),
-            model.posterior(mask),
-            sampler="preconditioned",
-            num_chains=1,
-            num_steps=solvent.ROUND_STEPS,
-            warmup=0,
-            num_kept=1,
-            init=position,
-        )
-        if result.status != "ok":
-            raise InputError(f"no model fits this tomogram ({result.status}): check tilt_range and the axes")
-        position = result.samples[0, -1]
-        model = solvent.update(model, np.asarray(result.mean), threshold)
+        mean = model.posterior_mean(mean, mask)
+        if not bool(jnp.isfinite(mean).all()):
+            raise InputError("no model fits this tomogram (its mean is not finite): check tilt_range and the axes")
+        model = solvent.update(model, np.asarray(mean), threshold)
         if report is not None:
-            done = (number + 1) * solvent.ROUND_STEPS
-            report(Progress("estimating the model", done, model.num_fit_steps, 1.0, time.monotonic() - started))
-    return model, result.mean
+            rounds = len(solvent.THRESHOLDS) - 1
+            report(Progress("estimating the model", number + 1, rounds, 1.0, time.monotonic() - started))
+    return model, model.posterior_mean(mean, mask)
 
 
 def starts(
@@ -110,12 +110,16 @@ def starts(
     model: VolumeModel,
     estimate: Array,
     mask: np.ndarray,
-    num_samples: int,
+    num_chains: int,
     draw_noise: NoiseFn = samplers.white_noise,
 ) -> Array:
-    """One start a chain, spread out about as the posterior is."""
-    noises = (draw_noise(jax.random.fold_in(key, i), estimate.shape) for i in range(num_samples))
-    return jnp.stack([model.draw_near(noise, estimate, mask) for noise in noises])
+    """One start a chain, drawn from the posterior."""
+
+    def noise(number: int) -> Array:
+        return draw_noise(jax.random.fold_in(key, number), estimate.shape)
+
+    pairs = (jnp.stack([noise(2 * i), noise(2 * i + 1)]) for i in range(num_chains))
+    return jnp.stack([model.draw_near(pair, estimate, mask) for pair in pairs])
 
 
 def posterior_of(model: VolumeModel, mask: np.ndarray, witness: Witness, center: Array | None) -> Posterior:
@@ -152,10 +156,10 @@ def by_chains(
         key,
         posterior,
         sampler=_sampler(posterior, draw_noise),
-        num_chains=plan.num_samples,
+        num_chains=plan.num_chains,
         num_steps=plan.num_steps,
         warmup=plan.warmup,
-        num_kept=1,
+        num_kept=plan.num_kept,
         init=start,
         devices=plan.devices,
         batch_size=plan.batch_size,
@@ -166,11 +170,13 @@ def by_chains(
         raise InputError(
             f"the chains diverged before they gave a sample ({result.status}): bound the witness's curvature"
         )
+    latest_first = jnp.swapaxes(result.samples[:, ::-1], 0, 1)
+    members = latest_first.reshape(-1, *latest_first.shape[2:])[: plan.num_samples]
     return Draws(
         result.mean,
         jnp.sqrt(result.variance),
-        result.samples[:, -1],
-        jnp.full((plan.num_samples,), 1 / plan.num_samples),
+        members,
+        jnp.full((len(members),), 1 / len(members)),
         result.sampler,
         result.status,
         float(result.ess),

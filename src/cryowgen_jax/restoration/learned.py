@@ -114,9 +114,9 @@ class LearnedModel(VolumeModel):
         local = SolventWitness(jnp.asarray(self.firmness), jnp.asarray(whitening, jnp.float32), jnp.asarray(self.mean))
         return SumWitness((stationary, local))
 
-    def draw_near(self, noise: Array, mean: Array, mask: np.ndarray) -> Array:
-        """A draw of the posterior about ``mean``: V^(1/2) s noise."""
-        scaled = fourier.rfftn(noise / np.sqrt(self.precision)) * np.sqrt(self.variance)
+    def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
+        """A draw of the posterior about ``mean``: V^(1/2) s noise, the first of the two."""
+        scaled = fourier.rfftn(noises[0] / np.sqrt(self.precision)) * np.sqrt(self.variance)
         return mean + fourier.irfftn(scaled, self.shells.shape)
 
 

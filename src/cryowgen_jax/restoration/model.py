@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,8 +28,6 @@ class VolumeModel(abc.ABC):
     noise_rule: str
     noise: np.ndarray
 
-    num_fit_steps: ClassVar[int] = 0  # of chains, that it took to estimate
-
     @property
     @abc.abstractmethod
     def firmness(self) -> np.ndarray:
@@ -51,8 +48,8 @@ class VolumeModel(abc.ABC):
         """w, for the posterior's ``prior_precision``."""
 
     @abc.abstractmethod
-    def draw_near(self, noise: Array, mean: Array, mask: np.ndarray) -> Array:
-        """A start for a chain, about ``mean`` with about the posterior's spread; ``noise`` is white, one volume."""
+    def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
+        """A start for a chain, a draw of the posterior about ``mean``; ``noises`` are two white volumes."""
 
     @property
     def observation(self) -> np.ndarray:

@@ -107,6 +107,7 @@ def restore(
     contrast: Contrast = "auto",
     num_steps: int = NUM_STEPS,
     warmup: int = WARMUP,
+    num_chains: int | None = None,
     num_candidates: int = 64,
     tile_shape: tuple[int, int, int] | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -142,7 +143,8 @@ def restore(
         "cryowgen_langevin" (chains); for comparison "cryowgen_mc" (importance sampling, whose effective sample size is
         near 1 on volumes), and the point estimates "cryogen_ot" and "cryogen_map" (one sample, no spread).
     num_samples
-        K, one chain each.
+        K. Spread and intervals that are taken from few members are too narrow (Student's t has wider tails than a
+        Gaussian); ``std`` rests on all steps.
     key
         ``jax.random.key``; ``jax.random.key(0)`` by default.
     tilt_axis, beam_axis
@@ -153,6 +155,8 @@ def restore(
         Whether density is "bright" or "dark"; "auto" asks the skewness of the low-passed tomogram.
     num_steps, warmup
         Steps of each chain that count, and before.
+    num_chains
+        By default K, but 8 at most, from each of which draws are then taken at even distances.
     num_candidates
         Candidates of "cryowgen_mc"; never fewer than ``num_samples``.
     tile_shape
@@ -172,13 +176,14 @@ def restore(
         Before it starts, where the tomogram's own spectrum contradicts the stated geometry.
     """
     started = time.monotonic()
-    checks.check_options(method, witness, contrast, num_samples, num_steps, warmup, tile_shape)
+    num_chains = draws.default_chains(num_samples, num_steps) if num_chains is None else num_chains
+    checks.check_options(method, witness, contrast, num_samples, num_steps, warmup, tile_shape, num_chains)
     checks.check_tilts(tilt_range, tilt_angles)
     volumes = checks.checked_volumes(tomogram, half2, center)
     data = volumes[: 1 if half2 is None else 2]
     average = np.mean(np.stack(data), axis=0)
-    whole_mask = _mask(average.shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
-    frame = _frame(average, whole_mask, contrast, in_tiles=tile_shape is not None)
+    whole_mask = mask_for(average.shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
+    frame = frame_for(average, whole_mask, contrast, in_tiles=tile_shape is not None)
     found = inspect_wedge(average[frame.region])
     contradiction = wedge_contradiction(found, tilt_range, tilt_axis, beam_axis)
     if contradiction:
@@ -189,15 +194,15 @@ def restore(
     if witness == "learned":
         witness = shipped_witness()
     geometry = Geometry((float(tilt_range[0]), float(tilt_range[1])), tilt_axis, beam_axis)
-    plan = ChainPlan(num_samples, num_steps, warmup, devices, batch_size)
+    plan = ChainPlan(num_samples, num_chains, num_steps, warmup, devices, batch_size)
 
     def mask_of(shape: tuple[int, ...]) -> np.ndarray:
-        return _mask(shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
+        return mask_for(shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
 
     prepared = [frame.prepare(volume) for volume in volumes]
     halves, tether = tuple(prepared[: len(data)]), None if center is None else prepared[-1]
     if tile_shape is None:
-        outcome = _in_one_box(
+        outcome = in_one_box(
             key,
             halves,
             mask_of,
@@ -235,7 +240,7 @@ def restore(
             r_hat=drawn.r_hat,
             acceptance=drawn.acceptance,
             step_size=drawn.step_size,
-            num_gradients=drawn.num_gradients + outcome.model.num_fit_steps,
+            num_gradients=drawn.num_gradients,
             wedge_found=found,
             region=tuple((part.start, part.stop) for part in frame.region),
             envelope=None if callable(witness) else frame.fill(1 - outcome.firmness),
@@ -244,7 +249,7 @@ def restore(
     )
 
 
-def _in_one_box(
+def in_one_box(
     key: PRNGKey,
     halves: tuple[Array, ...],
     mask_of: Callable[[tuple[int, ...]], np.ndarray],
@@ -260,7 +265,7 @@ def _in_one_box(
 ) -> TiledDraws:
     """Restore standardised volumes as one Fourier box, by any method."""
     mask = mask_of(halves[0].shape)
-    model, estimate = draws.model_of(jax.random.fold_in(key, 0), witness, halves, mask, geometry, report)
+    model, estimate = draws.model_of(witness, halves, mask, geometry, report)
     posterior = draws.posterior_of(model, mask, witness, center)
     if method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)
@@ -270,7 +275,7 @@ def _in_one_box(
     else:
         start = None
         if not callable(witness):
-            start = draws.starts(jax.random.fold_in(key, 2), model, estimate, mask, plan.num_samples)
+            start = draws.starts(jax.random.fold_in(key, 2), model, estimate, mask, plan.num_chains)
         drawn = draws.by_chains(
             jax.random.fold_in(key, 1), posterior, start, plan, checkpoint=checkpoint, report=report
         )
@@ -283,20 +288,21 @@ def found_contrast(tomogram: np.ndarray) -> str:
     return "bright" if np.mean((smooth - smooth.mean()) ** 3) >= 0 else "dark"
 
 
-def _mask(
+def mask_for(
     shape: tuple[int, ...],
     tilt_range: tuple[float, float],
     tilt_angles: Sequence[float] | np.ndarray | None,
     tilt_axis: str,
     beam_axis: str,
 ) -> np.ndarray:
+    """The wedge of a box of this shape; where a list of tilts leaves gaps, what it hardly covers counts as missing."""
     if tilt_angles is None:
         return np.asarray(wedge_mask(shape, tilt_range, tilt_axis=tilt_axis, beam_axis=beam_axis))
     coverage = np.asarray(wedge_mask_from_tilts(shape, tilt_angles, tilt_axis=tilt_axis, beam_axis=beam_axis))
     return np.where(coverage < COVERED, 0, coverage)
 
 
-def _frame(average: np.ndarray, mask: np.ndarray, contrast: Contrast, *, in_tiles: bool) -> Frame:
+def frame_for(average: np.ndarray, mask: np.ndarray, contrast: Contrast, *, in_tiles: bool) -> Frame:
     """How to prepare a tomogram whose halves have this average; tiles take off smooth parts of their own."""
     frame = frame_of(average, periodic=True)
     bright = (found_contrast(average[frame.region]) if contrast == "auto" else contrast) == "bright"

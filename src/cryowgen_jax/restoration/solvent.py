@@ -3,17 +3,22 @@ r"""The default model of a tomogram: particles in solvent, every parameter estim
 .. math:: w(z) = -\tfrac12 \sum_x e(x)\, [P_s^{-1/2} (z - c)]^2(x) - \tfrac12 (z - c)^T (P_p^{-1} - \beta) (z - c)
 
 with e(x) the probability that voxel x is solvent, c the solvent level, P_s the power spectrum of solvent and P_p that
-of particles, both isotropic, and the noise spectrum N that weighs the data. They are found by alternating between a
-short chain under the present model and moments of its mean and of the data (empirical Bayes).
+of particles, both isotropic, and the noise spectrum N that weighs the data. They are found by alternating between the
+posterior mean under the present model and moments of it and of the data (empirical Bayes). Given them the posterior is
+Gaussian: conjugate gradients give its mean, and draws by solving for a random right side (Papandreou and Yuille, NIPS
+2010), at which chains start.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cryowgen_jax import platform
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration import spectra
 from cryowgen_jax.restoration.model import VolumeModel
@@ -25,19 +30,21 @@ BLUR = 1.5  # voxels, before solvent is told from particle
 # Solvent lies between -BELOW and a threshold, in its own standard deviation after the blur. The threshold tightens from
 # round to round: what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
 THRESHOLDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0)
-ROUND_STEPS = 20  # of a chain between two estimates
+SOLVING = 20  # steps of a chain that finding a mean, or drawing, by conjugate gradients takes about as long as
 BELOW, SOFTNESS = 5.0, 0.7
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
 LEAST_MEASURED = 1e-6  # of the spectrum's power without the mean: rounding
+SOLVED, MOST_ITERATIONS = 1e-2, 200  # residual that conjugate gradients leave, of the right side
+# What a tomogram without noise, or particles in vacuum, would make singular: shares of the signal's and the particles'
+# power in the same shell, and of the strongest shell's. Below them nothing is known of what spectra look like.
+LEAST_NOISE, LEAST_SOLVENT, LEAST_SHELL = 1e-4, 5e-4, 1e-9
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest 1 / P_p
 
 
 @dataclasses.dataclass(frozen=True)
 class SolventModel(VolumeModel):
     """Spectra per shell, envelope and level. In a ``frozen`` model all but the envelope stays as it is."""
-
-    num_fit_steps = ROUND_STEPS * (len(THRESHOLDS) - 1)
 
     signal: np.ndarray
     solvent: np.ndarray
@@ -70,13 +77,57 @@ class SolventModel(VolumeModel):
         """Beta."""
         return np.float32(RELATIVE_TETHER / self.particle.max())
 
-    def draw_near(self, noise: Array, mean: Array, mask: np.ndarray) -> Array:
-        """A start for a chain: ``mean`` with the spread that each voxel would have were all voxels of its kind."""
-        data, inside = mask / self.shells.spread(self.noise), 1 / self.shells.spread(self.particle)
-        spectrum = fourier.rfftn(noise)
-        loose = fourier.irfftn(spectrum / np.sqrt(data + inside), mean.shape)
-        tight = fourier.irfftn(spectrum / np.sqrt(data + inside + 1 / self.shells.spread(self.solvent)), mean.shape)
-        return mean + (1 - self.envelope) * loose + self.envelope * tight
+    def posterior_mean(self, start: Array, mask: np.ndarray) -> Array:
+        """Its mean, by conjugate gradients from ``start``."""
+        data, others = self._precisions(mask)
+        misfit = data * jnp.asarray(self.observation).at[0, 0, 0].add(-self.level * math.sqrt(start.size))
+        right = fourier.irfftn(misfit, start.shape)
+        return self.level + _solve(data, *others, right, start - self.level)
+
+    def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
+        """A draw of the posterior about ``mean``: the one solution of a system with as much noise as precision."""
+        data, others = self._precisions(mask)
+        return mean + _perturb(data, *others, noises)
+
+    def _precisions(self, mask: np.ndarray) -> tuple[Array, tuple[Array, Array, Array]]:
+        """M / N, 1 / P_p and 1 / P_s per coefficient, and the envelope."""
+        spread, array = self.shells.spread, jnp.asarray
+        inside, outside = array(1 / spread(self.particle)), array(1 / spread(self.solvent))
+        return array(mask / spread(self.noise), jnp.float32), (inside, outside, array(self.envelope))
+
+
+@platform.jit
+def _perturb(data: Array, inside: Array, outside: Array, envelope: Array, noises: Array) -> Array:
+    """A draw of N(0, L^-1), with L of `_solve`: the solution for a right side whose covariance is L."""
+    stationary = fourier.filter_volume(noises[0], jnp.sqrt(data + inside))
+    local = fourier.filter_volume(jnp.sqrt(envelope) * noises[1], jnp.sqrt(outside))
+    start = fourier.filter_volume(noises[0], jax.lax.rsqrt(data + inside + jnp.mean(envelope) * outside))
+    return _solve(data, inside, outside, envelope, stationary + local, start)
+
+
+@platform.jit
+def _solve(data: Array, inside: Array, outside: Array, envelope: Array, right: Array, start: Array) -> Array:
+    r"""Conjugate gradients for L z = right, :math:`L = F^{-1} (D + I) F + F^{-1} O^{1/2} F\, e\, F^{-1} O^{1/2} F`.
+
+    D, I and O are precisions per coefficient. The unknowns are scaled so that the part of L that is diagonal in Fourier
+    space becomes 1; what is left is about as badly conditioned as P_p / P_s is large.
+    """
+    diagonal = data + inside + jnp.mean(envelope) * outside
+    stationary, whitening = (data + inside) / diagonal, jnp.sqrt(outside / diagonal)
+
+    def apply(scaled: Array) -> Array:
+        spectrum = fourier.rfftn(scaled)
+        local = fourier.rfftn(envelope * fourier.irfftn(whitening * spectrum, scaled.shape))
+        return fourier.irfftn(stationary * spectrum + whitening * local, scaled.shape)
+
+    found, _ = jax.scipy.sparse.linalg.cg(
+        apply,
+        fourier.filter_volume(right, jax.lax.rsqrt(diagonal)),
+        fourier.filter_volume(start, jnp.sqrt(diagonal)),
+        tol=SOLVED,
+        maxiter=MOST_ITERATIONS,
+    )
+    return fourier.filter_volume(found, jax.lax.rsqrt(diagonal))
 
 
 def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
@@ -187,8 +238,10 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
     filled = max(float(np.mean((1 - model.envelope) ** 2)), 0.02)
     particle = np.maximum((signal - flat * solvent) / filled, solvent)
     particle[0] = particle[1]
-    particle = np.maximum(particle, gain * solvent)
-    return dataclasses.replace(model, noise=noise, signal=signal, solvent=gain * solvent, particle=particle)
+    particle = np.maximum(np.maximum(particle, gain * solvent), LEAST_SHELL * particle.max())
+    solvent = np.maximum(gain * solvent, LEAST_SOLVENT * particle)
+    noise = np.maximum(noise, np.maximum(LEAST_NOISE * signal, LEAST_SHELL * signal.max()))
+    return dataclasses.replace(model, noise=noise, signal=signal, solvent=solvent, particle=particle)
 
 
 def _flat_tail(shells: Shells, total: np.ndarray, enough: np.ndarray) -> bool:

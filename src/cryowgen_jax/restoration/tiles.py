@@ -130,14 +130,14 @@ def restore_tiles(
         parts = [volume[tile.region] for volume in volumes]
         smooth = [smooth_part(part) for part in parts]
         prepared = [jnp.asarray(part - s) for part, s in zip(parts, smooth, strict=True)]
-        parts_key, data_parts = jax.random.fold_in(key, 0), tuple(prepared[: len(halves)])
-        own, estimate = draws.model_of(parts_key, witness, data_parts, mask, geometry, told, model)
+        data_parts = tuple(prepared[: len(halves)])
+        own, estimate = draws.model_of(witness, data_parts, mask, geometry, told, model)
         model = own if model is None else model
         noise = BlockNoise(jnp.asarray(tile.origin) // BLOCK)
         posterior = draws.posterior_of(own, mask, witness, None if center is None else prepared[-1])
         start = None
         if not callable(witness):
-            start = draws.starts(jax.random.fold_in(key, 2), own, estimate, mask, plan.num_samples, noise)
+            start = draws.starts(jax.random.fold_in(key, 2), own, estimate, mask, plan.num_chains, noise)
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"tile_{number:04d}"
         outcome = draws.by_chains(
             jax.random.fold_in(key, 1), posterior, start, plan, draw_noise=noise, checkpoint=folder, report=told
@@ -162,7 +162,8 @@ class _Whole:
         self.mean[tile.region] += tile.share * (np.asarray(outcome.mean) + smooth)
         self.variance[tile.region] += tile.share * np.asarray(outcome.std) ** 2
         self.firmness[tile.region] += tile.share * firmness
-        for member, drawn in zip(self.samples, outcome.samples, strict=True):
+        # a run that was stopped early has fewer members, and says so
+        for member, drawn in zip(self.samples, itertools.cycle(outcome.samples), strict=False):
             member[tile.region] += tile.share * (np.asarray(drawn) + smooth)
 
     def draws(self, outcomes: list[Draws], shape: tuple[int, ...], model: VolumeModel) -> Draws:
@@ -173,14 +174,14 @@ class _Whole:
             self.mean[inside],
             np.sqrt(self.variance[inside]),
             self.samples[(slice(None), *inside)],
-            outcomes[0].weights,
+            jnp.full((len(self.samples),), 1 / len(self.samples)),
             f"preconditioned, {len(outcomes)} tiles",
             bad[0] if bad else "ok",
             min(outcome.ess for outcome in outcomes),
             max(outcome.r_hat for outcome in outcomes),
             outcomes[0].acceptance,
             outcomes[0].step_size,
-            sum(outcome.num_gradients for outcome in outcomes) + model.num_fit_steps * (len(outcomes) - 1),
+            sum(outcome.num_gradients for outcome in outcomes),
         )
 
     def firmness_of(self, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Learning the witness, and what else a posterior is made of: see ``semidual``."""
 
-from cryowgen_jax.training.conditional import Example, learn_prior, prior_loss
+from cryowgen_jax.training.conditional import Example, learn_prior, prior_loss, warmed_adam
 from cryowgen_jax.training.denoising import denoising_loss, match_scores
 from cryowgen_jax.training.descent import Descent, TrainingProgress, descend
 from cryowgen_jax.training.negatives import LangevinNegatives, MonteCarloNegatives, Negatives, NegativeSampler
 from cryowgen_jax.training.semidual import Model, Training, objective, train
-from cryowgen_jax.training.specimens import Specimens
+from cryowgen_jax.training.specimens import Sighting, Specimens
 
 __all__ = [
     "Descent",
@@ -15,6 +15,7 @@ __all__ = [
     "MonteCarloNegatives",
     "NegativeSampler",
     "Negatives",
+    "Sighting",
     "Specimens",
     "Training",
     "TrainingProgress",
@@ -25,4 +26,5 @@ __all__ = [
     "objective",
     "prior_loss",
     "train",
+    "warmed_adam",
 ]

@@ -17,6 +17,7 @@ that of the whitened error r of the missing part per voxel, which teaches where 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -114,6 +115,7 @@ def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], se
     norm = jnp.sqrt(jnp.sum(wedge * jnp.abs(truth) ** 2) * jnp.sum(wedge * jnp.abs(guess) ** 2))
     total = distance + LIKELIHOOD_SHARE * (likelihood + local)
     return total, {
+        "loss": total,
         "distance": distance,
         "likelihood": likelihood,
         "local": local,
@@ -148,6 +150,17 @@ def learn_prior(
         checkpoint=checkpoint,
         progress=progress,
     )
+
+
+@functools.lru_cache(maxsize=8)
+def warmed_adam(rate: float, num_iterations: int) -> optax.GradientTransformation:
+    """Adam, gradients clipped to norm 1, a rate that rises over a twentieth of the iterations and falls to a hundredth.
+
+    The same arguments give the same object, so that a second descent does not compile again.
+    """
+    length = max(num_iterations, 20)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, length // 20, length, 0.01 * rate)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
 @jax.tree_util.register_dataclass

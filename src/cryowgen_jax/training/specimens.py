@@ -18,7 +18,22 @@ TEXTURE_WIDTHS = (0.7, 2.5)  # voxels
 BLURS = (0.0, 1.2)  # voxels
 NOISE_LEVELS = (2e-3, 60.0)  # variance of the noise over that of the truth
 HIGHEST_TILTS = (38.0, 72.0)  # degrees
+LEVELS_ABOUT, TILTS_ABOUT = 2.0, 4.0  # of volumes with a sighting: largest factor of the noise, degrees off
+HIGHEST_FREQUENCY = 0.87  # cycles per voxel, at the corner of Fourier space
 _LEAST_TEXTURE = 1e-4  # of one unit squared: a box may be empty
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sighting:
+    """How volumes were seen, and so how examples made of them should be.
+
+    ``noise`` (M, K): power of the noise that each had, in its units squared, at K frequencies from 0 to
+    ``HIGHEST_FREQUENCY``, evenly spaced; ``tilt_range`` (2,) in degrees, of all.
+    """
+
+    noise: Array
+    tilt_range: Array
 
 
 @jax.tree_util.register_dataclass
@@ -29,21 +44,30 @@ class Specimens:
     Texture is a smooth Gaussian field that no one could guess; noise is white, or coloured like blurred specimens. All
     choices are uniform between the bounds above, the noise level in its logarithm; a fifth have no texture.
 
+    Volumes with a ``sighting`` keep texture and sharpness as they are, and get noise and tilts near their own; half of
+    the time tilts are reversed, as half a turn about the beam reverses them.
+
     Parameters
     ----------
     volumes
         (M, n, n, n), any dtype.
     box
         (Z, Y, X) of an example, no larger than n.
+    sighting
+        How the volumes were seen; None for volumes that are to be seen in all ways.
     """
 
     volumes: Array
     box: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+    sighting: Sighting | None = None
 
     def __call__(self, key: PRNGKey) -> Example:
         """One example."""
         keys = iter(jax.random.split(key, 16))
-        truth = self._cut(next(keys), next(keys), next(keys))
+        number = jax.random.randint(next(keys), (), 0, self.volumes.shape[0])
+        truth = self._cut(number, next(keys), next(keys))
+        if self.sighting is not None:
+            return self._seen_again(next(keys), self.sighting, number, truth)
 
         def between(low: float, high: float) -> Array:
             return jax.random.uniform(next(keys), minval=low, maxval=high)
@@ -61,11 +85,19 @@ class Specimens:
         tilt_range = jnp.stack([-between(*HIGHEST_TILTS), between(*HIGHEST_TILTS)])
         return example(truth, noise, tilt_range, next(keys))
 
-    def _cut(self, which: PRNGKey, turn: PRNGKey, place: PRNGKey) -> Array:
-        number, *sizes = self.volumes.shape
-        volume = self.volumes[jax.random.randint(which, (), 0, number)].astype(jnp.float32)
-        turned = turn_cube(volume, jax.random.randint(turn, (), 0, 24))
-        room = jnp.asarray(sizes) - jnp.asarray(self.box)
+    def _seen_again(self, key: PRNGKey, sighting: Sighting, number: Array, truth: Array) -> Example:
+        level_key, tilt_key, side_key, noise_key = jax.random.split(key, 4)
+        frequencies = np.linspace(0.0, HIGHEST_FREQUENCY, sighting.noise.shape[1], dtype=np.float32)
+        radius = jnp.asarray(fourier.radial_frequency(self.box), jnp.float32)
+        noise = jnp.interp(radius, frequencies, sighting.noise[number])
+        noise = noise * LEVELS_ABOUT ** jax.random.uniform(level_key, minval=-1.0)
+        tilts = sighting.tilt_range + TILTS_ABOUT * jax.random.uniform(tilt_key, (2,), minval=-1.0)
+        tilts = jnp.where(jax.random.bernoulli(side_key), tilts, -tilts[::-1])
+        return example(truth, noise, jnp.clip(tilts, -90.0, 90.0), noise_key)
+
+    def _cut(self, number: Array, turn: PRNGKey, place: PRNGKey) -> Array:
+        turned = turn_cube(self.volumes[number].astype(jnp.float32), jax.random.randint(turn, (), 0, 24))
+        room = jnp.asarray(self.volumes.shape[1:]) - jnp.asarray(self.box)
         start = jax.random.randint(place, (3,), 0, room + 1)
         return jax.lax.dynamic_slice(turned, start, self.box)
 

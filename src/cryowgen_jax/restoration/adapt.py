@@ -1,0 +1,321 @@
+r"""Adapting the learned model to one's own tomograms, of which no clean volume is known.
+
+Monte Carlo expectation-maximisation (Wei and Tanner, JASA 1990) of the conditional prior, phi its network:
+
+.. math:: \phi \leftarrow \arg\max_\phi \; E_{v \sim \rho(\cdot \mid y_1), \rho(\cdot \mid y_2), \ldots} \;
+          E_{y' \mid v} \; \log \rho_\phi(v \mid y').
+
+Each round draws volumes v that agree with the tomograms (E), turns them by the rotations of the cube, sees them again
+through such wedges and with such noise as the tomograms have (y'), and follows the likelihood of v on from where the
+network is (M, ``training.learn_prior``). Turned, what was measured lies in the new wedge and teaches what belongs there
+(Liu et al., Nature Communications 2022). v are draws and not their mean: that is smooth where it is unsure, and a
+network that learned from it would take such places for certain.
+
+The first draws come from the default model: it is closer to the truth than a network that has never seen such
+specimens, and its errors are not those of the network, which from itself could learn only what it knows. The draws of
+later rounds come from the adapted network.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax import io
+from cryowgen_jax.chains import Progress
+from cryowgen_jax.restoration import checks
+from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost
+from cryowgen_jax.restoration.draws import ChainPlan, Witness
+from cryowgen_jax.restoration.inspect import inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.learned import Geometry, LearnedWitness, shipped_witness
+from cryowgen_jax.restoration.preparation import frame_of
+from cryowgen_jax.restoration.restore import Contrast, frame_for, in_one_box, mask_for
+from cryowgen_jax.training import Sighting, Specimens, TrainingProgress, learn_prior, warmed_adam
+from cryowgen_jax.training.specimens import HIGHEST_FREQUENCY
+from cryowgen_jax.types import Array, InputError, PRNGKey
+
+NUM_ROUNDS, NUM_ITERATIONS = 1, 200
+PLAN = ChainPlan(num_samples=8, num_chains=4, num_steps=20, warmup=30)  # of the draws of one tomogram
+LARGEST_PART = 128  # voxels: of a larger tomogram the middle is drawn
+LARGEST_CUBE, LARGEST_BOX = 64, 48  # voxels, of what is turned and of an example
+MULTIPLE = 8  # voxels, of cubes and boxes: networks halve their grid
+FEWEST_CUBES, MOST_CUBES = 4, 64  # of one draw
+RATE = 3e-5  # ten times as much makes a trained network worse, even on true volumes: one example is a small batch
+CHUNK = 10  # iterations between reports, or fewer
+BATCH_SIZE = 1
+NUM_FREQUENCIES = 32  # at which a noise spectrum is kept
+CONVOLUTIONS = 55.0  # what an example costs in convolutions of the finest level, measured
+CHANNEL_VOLUMES = 150  # of the box's size, that learning needs for each channel of the finest level, measured
+COMPILING = 45.0  # seconds
+LEARNING = "learning"  # the phase
+
+
+class AdaptationProgress(NamedTuple):
+    """What a progress callback is told; ``loss`` is the mean since the last report, nan while volumes are drawn."""
+
+    phase: str
+    step: int
+    num_steps: int
+    loss: float
+    seconds: float
+
+
+class Adaptation(NamedTuple):
+    """The adapted witness, and ``log``: by name one value per iteration, all rounds (see ``training.prior_loss``)."""
+
+    witness: LearnedWitness
+    log: dict[str, np.ndarray]
+
+
+def adapt_witness(
+    tomograms: Sequence[np.ndarray | Array],
+    tilt_range: tuple[float, float],
+    *,
+    halves2: Sequence[np.ndarray | Array] | None = None,
+    start: LearnedWitness | None = None,
+    num_rounds: int = NUM_ROUNDS,
+    num_iterations: int = NUM_ITERATIONS,
+    key: PRNGKey | None = None,
+    tilt_axis: str = "y",
+    beam_axis: str = "z",
+    contrast: Contrast = "auto",
+    checkpoint: str | pathlib.Path | None = None,
+    progress: Callable[[AdaptationProgress], None] | None = None,
+) -> Adaptation:
+    """Adapt a learned witness to tomograms, for ``restore(..., witness=...)`` and ``save_witness``.
+
+    Parameters
+    ----------
+    tomograms
+        (Z, Y, X) each, of the same kind of specimen and tilt range; the middle of those larger than 128 voxels is used.
+    tilt_range
+        Lowest and highest tilt in degrees.
+    halves2
+        Second half tomograms, ``tomograms`` being the first ones.
+    start
+        Where to start from; by default the witness that comes with the package.
+    num_rounds, num_iterations
+        Rounds, and optimiser steps of each; without either the witness comes back as it was.
+    key
+        ``jax.random.key``; ``jax.random.key(0)`` by default.
+    tilt_axis, beam_axis, contrast
+        As in ``restore``.
+    checkpoint
+        Folder to keep what was drawn and learned in, and to go on from: the same result bit for bit.
+    progress
+        Told of draws and learning.
+
+    Raises
+    ------
+    InputError
+        Where tomograms, halves, tilts or numbers do not fit, or learning breaks off.
+
+    Warns
+    -----
+    UserWarning
+        Where a tomogram's own spectrum contradicts the stated geometry.
+    """
+    if num_rounds < 0 or num_iterations < 0:
+        raise InputError(f"num_rounds={num_rounds}, num_iterations={num_iterations}: give 0 or more")
+    geometry = Geometry((float(tilt_range[0]), float(tilt_range[1])), tilt_axis, beam_axis)
+    parts = _parts(tomograms, halves2, geometry, contrast)
+    edge = _cube_edge([part.halves[0].shape for part in parts])
+    witness = shipped_witness() if start is None else start
+    key = jax.random.key(0) if key is None else key
+    logs: list[dict[str, np.ndarray]] = []
+    for number in range(num_rounds if num_iterations else 0):
+        of = f"round {number + 1} of {num_rounds}, " if num_rounds > 1 else ""
+        folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"round_{number}"
+        draw_key, learn_key = jax.random.split(jax.random.fold_in(key, number))
+        specimens = _drawn(draw_key, parts, geometry, witness if number else "default", edge, folder, of, progress)
+        learned = learn_prior(
+            learn_key,
+            witness.network,
+            specimens,
+            optimizer=warmed_adam(RATE, num_iterations),
+            num_iterations=num_iterations,
+            batch_size=BATCH_SIZE,
+            chunk=_chunk(num_iterations),
+            checkpoint=None if folder is None else folder / "network",
+            progress=_from_learning(of, progress),
+        )
+        if learned.status != "ok":
+            raise InputError(f"learning {learned.status}: check the tilt range, or give other tomograms")
+        witness = LearnedWitness(learned.average, witness.settings)
+        logs.append(learned.log)
+    return Adaptation(witness, {name: np.concatenate([log[name] for log in logs]) for name in (logs or [{}])[0]})
+
+
+def estimate_adaptation(
+    shapes: Sequence[tuple[int, ...]],
+    start: LearnedWitness,
+    *,
+    num_rounds: int = NUM_ROUNDS,
+    num_iterations: int = NUM_ITERATIONS,
+) -> Cost:
+    """Estimate time and memory of ``adapt_witness`` for tomograms of these shapes; good to about a factor of two.
+
+    Raises
+    ------
+    InputError
+        Where a tomogram does not fit in memory.
+    """
+    parts = [tuple(min(n, LARGEST_PART) for n in shape) for shape in shapes]
+    draws = [estimate_cost(part, PLAN.num_chains, PLAN.num_steps, PLAN.warmup) for part in parts]
+    box = min(max(_cube_edge(parts), MULTIPLE), LARGEST_BOX)
+    channels = int(str(start.settings["channels"]))
+    learning = COMPILING + num_iterations * BATCH_SIZE * CONVOLUTIONS * convolution_seconds((box,) * 3, channels)
+    seconds = num_rounds * (sum(draw.seconds for draw in draws) + learning)
+    return Cost(seconds, max(4 * box**3 * CHANNEL_VOLUMES * channels, *(draw.num_bytes for draw in draws)), None)
+
+
+def _cube_edge(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Edge of the cubes that are cut from tomograms of these shapes: they have to be cubes to be turned."""
+    edge = min(LARGEST_CUBE, *(n for shape in shapes for n in shape))
+    return edge - edge % MULTIPLE
+
+
+class _Part(NamedTuple):
+    """What of a tomogram is drawn, standardised halves, and its mask."""
+
+    halves: tuple[Array, ...]
+    mask: np.ndarray
+
+
+def _parts(
+    tomograms: Sequence[np.ndarray | Array],
+    halves2: Sequence[np.ndarray | Array] | None,
+    geometry: Geometry,
+    contrast: Contrast,
+) -> list[_Part]:
+    """Check and prepare all tomograms; an error says which one it is about."""
+    if not len(tomograms):
+        raise InputError("no tomogram: give one or more")
+    if halves2 is not None and len(halves2) != len(tomograms):
+        raise InputError(f"{len(tomograms)} tomograms and {len(halves2)} second halves: give as many, in one order")
+    parts = []
+    for i, tomogram in enumerate(tomograms):
+        try:
+            parts.append(_part(tomogram, None if halves2 is None else halves2[i], geometry, contrast))
+        except InputError as error:
+            which = f"tomogram {i + 1} of {len(tomograms)}: " if len(tomograms) > 1 else ""
+            raise InputError(f"{which}{error}") from error
+    return parts
+
+
+def _part(
+    tomogram: np.ndarray | Array, half2: np.ndarray | Array | None, geometry: Geometry, contrast: Contrast
+) -> _Part:
+    """The middle of a tomogram without its constant borders, ready for chains."""
+    volumes = checks.checked_volumes(tomogram, half2, None)
+    region = frame_of(np.mean(np.stack(volumes), axis=0), periodic=True).region
+    starts = [part.start + max(0, part.stop - part.start - LARGEST_PART) // 2 for part in region]
+    middle = tuple(
+        slice(start, min(part.stop, start + LARGEST_PART)) for start, part in zip(starts, region, strict=True)
+    )
+    volumes = [volume[middle] for volume in volumes]
+    average = np.mean(np.stack(volumes), axis=0)
+    mask = mask_for(average.shape, geometry.tilt_range, None, geometry.tilt_axis, geometry.beam_axis)
+    contradiction = wedge_contradiction(
+        inspect_wedge(average), geometry.tilt_range, geometry.tilt_axis, geometry.beam_axis
+    )
+    if contradiction:
+        warnings.warn(contradiction, UserWarning, stacklevel=4)
+    frame = frame_for(average, mask, contrast, in_tiles=False)
+    mask = mask_for(average[frame.region].shape, geometry.tilt_range, None, geometry.tilt_axis, geometry.beam_axis)
+    return _Part(tuple(frame.prepare(volume) for volume in volumes), mask)
+
+
+def _drawn(
+    key: PRNGKey,
+    parts: Sequence[_Part],
+    geometry: Geometry,
+    witness: Witness,
+    edge: int,
+    folder: pathlib.Path | None,
+    of: str,
+    progress: Callable[[AdaptationProgress], None] | None,
+) -> Specimens:
+    """Draw volumes of all tomograms, or read what was drawn before an interruption."""
+    drawn = []
+    for i, part in enumerate(parts):
+        number = PLAN.num_samples * _cubes_per_draw(part.halves[0].shape, edge)
+        kept = None if folder is None else folder / f"tomogram_{i}"
+        like = (np.zeros((number, edge, edge, edge), np.float16), np.zeros((number, NUM_FREQUENCIES), np.float32))
+        found = None if kept is None else io.load_checkpoint(kept, like)
+        if found is not None:
+            drawn.append(found[1])
+            continue
+        this = f"{of}tomogram {i + 1} of {len(parts)}, " if len(parts) > 1 else of
+        drawn.append(_cubes_of(jax.random.fold_in(key, i), part, geometry, witness, edge, _from_chains(this, progress)))
+        if kept is not None:
+            io.save_checkpoint(kept, 1, drawn[-1])
+    cubes, noise = (jnp.asarray(np.concatenate(arrays)) for arrays in zip(*drawn, strict=True))
+    box = (min(edge, LARGEST_BOX),) * 3
+    return Specimens(cubes, box, Sighting(noise, jnp.asarray(geometry.tilt_range, jnp.float32)))
+
+
+def _cubes_of(
+    key: PRNGKey,
+    part: _Part,
+    geometry: Geometry,
+    witness: Witness,
+    edge: int,
+    report: Callable[[Progress], None] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cubes at random places of draws of one tomogram, (M, n, n, n), beam first, tilt axis second; and their noise."""
+    outcome = in_one_box(
+        key,
+        part.halves,
+        lambda _: part.mask,
+        geometry,
+        witness,
+        None,
+        PLAN,
+        "cryowgen_langevin",
+        0,
+        checkpoint=None,
+        report=report,
+    )
+    generator = np.random.default_rng(np.asarray(jax.random.bits(jax.random.fold_in(key, 3), (4,))))
+    cubes = []
+    for member in np.asarray(outcome.draws.samples).transpose(0, *(1 + axis for axis in geometry.order)):
+        for _ in range(_cubes_per_draw(member.shape, edge)):
+            corner = [int(generator.integers(0, n - edge + 1)) for n in member.shape]
+            cubes.append(member[tuple(slice(start, start + edge) for start in corner)])
+    model = outcome.model
+    frequencies = np.linspace(0.0, HIGHEST_FREQUENCY, NUM_FREQUENCIES)
+    noise = np.interp(frequencies, model.shells.centre, model.noise).astype(np.float32)
+    return np.stack(cubes).astype(np.float16), np.tile(noise, (len(cubes), 1))
+
+
+def _cubes_per_draw(shape: tuple[int, ...], edge: int) -> int:
+    return int(np.clip(2 * math.prod(shape) // edge**3, FEWEST_CUBES, MOST_CUBES))
+
+
+def _chunk(num_iterations: int) -> int:
+    """A divisor of the number of iterations: a last chunk of another length would have to be compiled too."""
+    return next(length for length in range(CHUNK, 0, -1) if num_iterations % length == 0)
+
+
+def _from_chains(of: str, progress: Callable[[AdaptationProgress], None] | None) -> Callable[[Progress], None] | None:
+    """A callback for chains that passes on what it hears."""
+    if progress is None:
+        return None
+    return lambda p: progress(AdaptationProgress(of + p.phase, p.step, p.num_steps, math.nan, p.seconds))
+
+
+def _from_learning(
+    of: str, progress: Callable[[AdaptationProgress], None] | None
+) -> Callable[[TrainingProgress], None] | None:
+    """A callback for learning that passes on what it hears."""
+    if progress is None:
+        return None
+    return lambda p: progress(AdaptationProgress(of + LEARNING, p.step, p.num_steps, p.log["loss"], p.seconds))
