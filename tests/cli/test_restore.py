@@ -140,7 +140,7 @@ class TestWords:
         lines = restored.outcome.err.splitlines()
         assert restored.outcome.out == ""
         assert re.fullmatch(
-            r"24 x 32 x 28 voxels, 2 samples of 8 steps: about \d+ (s|min), \d+ MiB of memory", lines[0]
+            r"24 x 32 x 28 voxels, 2 samples of 2 chains of 8 steps: about \d+ (s|min), \d+ MiB of memory", lines[0]
         )
         assert any(re.fullmatch(r"tomogram.mrc: estimating the model, step \d+ of \d+.*", line) for line in lines)
         assert any(re.fullmatch(r"tomogram.mrc: sampling, step 8 of 8, acceptance 1.00", line) for line in lines)
@@ -411,7 +411,7 @@ class TestResuming:
             assert (tmp_path / "out" / name).read_bytes() == (restored.folder / name).read_bytes()
 
         steps = []
-        stopping(monkeypatch, at=lambda now: steps.append(now.phase) if now.phase != console.FITTING else None)
+        stopping(monkeypatch, at=lambda now: steps.append(now.phase) if now.phase not in console.APART else None)
         assert cryowgen(*command, "--resume").status == 0
         assert steps == []
         assert contents(tmp_path / "out") == contents(restored.folder)
