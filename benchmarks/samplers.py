@@ -385,7 +385,8 @@ def step_costs(arguments: argparse.Namespace) -> None:
 def independence(arguments: argparse.Namespace) -> None:
     """Gradients per effective sample of "auto": averaged over ``--pool`` runs, then the slowest shell."""
     small, large = (16, (16, 32, 48)) if not arguments.quick else (6, (6, 8))
-    places = {"lambda / beta": [(small, ratio) for ratio in (1e2, 1e4, 1e6)], "size": [(n, 1e4) for n in large]}
+    ratios = (1e4, 1e6) if arguments.quick else (1e2, 1e4, 1e6)
+    places = {"lambda / beta": [(small, ratio) for ratio in ratios], "size": [(n, 1e4) for n in large]}
     known: dict[tuple[int, float], tuple[float, float, str]] = {}
     for size, ratio in dict.fromkeys(place for line in places.values() for place in line):
         target, assembly = make_target(arguments.witness, size, ratio)
