@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from prior_draws import STATISTICS, Ranked
 
-from cryowgen_jax.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE
+from cryowgen_jax.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, plain_axes, show_slice
 
 PROBABILITIES = np.array([0.05, *np.arange(0.1, 1, 0.1), 0.95, 0.99])
 _LINES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (GREY, "v"))
@@ -106,29 +106,21 @@ def _maps(part: Figure, example: Example) -> None:
     axes = part.subplots(1, 4)
     low, high = np.percentile(example.truth, [0.5, 99.5])
     for axis, image, title in ((axes[0], example.truth, "truth"), (axes[1], example.mean, "mean of the family")):
-        axis.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+        show_slice(axis, image, low, high, "gray")
         axis.set_title(f"{title}, {example.name}" if title == "truth" else title, fontsize=11)
     top = float(np.percentile(example.error, 99.5))
     for axis, image, title in (
         (axes[2], example.error, "|error| in the wedge"),
         (axes[3], example.spread, "spread in the wedge"),
     ):
-        shown = axis.imshow(image, cmap="viridis", vmin=0, vmax=top, origin="lower", interpolation="nearest")
+        shown = show_slice(axis, image, 0, top, "viridis")
         axis.set_title(title, fontsize=11)
     bar = part.colorbar(shown, ax=list(axes[2:]), shrink=0.75, pad=0.01)
     bar.set_label("density", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for side in axis.spines.values():
-            side.set_visible(False)
     axes[0].set_ylabel("xz (z up)", fontsize=10)
 
 
 def _plain(axis: Axes, title: str) -> None:
     axis.set_title(title, fontsize=11)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=9)
+    plain_axes(axis)

@@ -15,8 +15,7 @@ import numpy as np
 import prior_draws
 import tomograms
 
-import cryowgen_jax as cg
-from cryowgen_jax.restoration import load_witness
+from cryowgen_jax.report import markdown_table
 from cryowgen_jax.simulation import score_family
 
 SAMPLES, SIMULATIONS, CHAINS = 8, 200, 7
@@ -58,16 +57,8 @@ class Restored(NamedTuple):
 
 
 def restored(tomogram: tomograms.Tomogram, witness: str, options: dict[str, int]) -> Restored:
-    prior = witness if witness in ("default", "learned") else load_witness(witness)
     started = time.monotonic()
-    family = cg.restore(
-        tomogram.half1,
-        tomogram.tilt_range,
-        half2=tomogram.half2,
-        witness=prior,
-        key=jax.random.key(tomogram.seed),
-        **options,
-    )
+    family = tomograms.family(tomogram, witness, **options)
     score = score_family(tomogram.truth, family.mean, family.samples, family.weights, family.wedge)
     print(
         f"{tomogram.group}, seed {tomogram.seed}: in-wedge cc {score.in_wedge_correlation:.3f}, "
@@ -166,10 +157,6 @@ def rank_rows(each: prior_draws.Ranked) -> list[list[str]]:
     return rows
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(line) + " |\n" for line in (columns, ["---"] * len(columns), *rows))
-
-
 def example(of: Restored) -> figures.Example:
     """The xz slice with most error in the wedge."""
     error, spread = intervals.errors(of.component("wedge", intervals.WHOLE))
@@ -205,9 +192,9 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     drawn = figures.figure(parts, made.ratios, made.shares, calibrated, shown)
     drawn.savefig(arguments.output / "calibration.png")
-    ranks = table(RANK_COLUMNS, [row for each in calibrated for row in rank_rows(each)])
-    tables = [table(BAND_COLUMNS, made.bands), table(OBJECT_COLUMNS, made.objects)]
-    text = "\n".join([*tables, table(ENVELOPE_COLUMNS, made.envelope), ranks])
+    ranks = markdown_table(RANK_COLUMNS, [row for each in calibrated for row in rank_rows(each)])
+    tables = [markdown_table(BAND_COLUMNS, made.bands), markdown_table(OBJECT_COLUMNS, made.objects)]
+    text = "\n".join([*tables, markdown_table(ENVELOPE_COLUMNS, made.envelope), ranks])
     (arguments.output / "tables.md").write_text(text)
     print(text)
     print(f"written to {arguments.output}")

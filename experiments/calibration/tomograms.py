@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import pathlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+import cryowgen_jax as cg
 from cryowgen_jax.io import read_tomogram
+from cryowgen_jax.restoration import load_witness
+from cryowgen_jax.restoration.checks import WITNESSES
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.simulation.crowding import FILAMENT_LABEL, FIRST_PARTICLE_LABEL, MEMBRANE_LABEL
 
@@ -81,6 +85,18 @@ def read(folder: pathlib.Path, tilt_range: tuple[float, float]) -> Tomogram:
     labels = np.rint(read_tomogram(path).data).astype(np.int32) if path.exists() else None
     size = truth.voxel_size_angstrom[0]
     return Tomogram(folder.name, truth.data, half1.data, half2.data, labels, tilt_range, size, 0)
+
+
+def family(tomogram: Tomogram, witness: str, **options: Any) -> cg.Restoration:
+    """``restore`` from both halves; ``witness`` as on the command line, ``options`` as of ``restore``."""
+    return cg.restore(
+        tomogram.half1,
+        tomogram.tilt_range,
+        half2=tomogram.half2,
+        witness=witness if witness in WITNESSES else load_witness(witness),
+        key=jax.random.key(tomogram.seed),
+        **options,
+    )
 
 
 def kinds(labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,15 +6,15 @@ import argparse
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 import cryowgen_jax as cg
-from cryowgen_jax.restoration import load_witness
+from cryowgen_jax.report import markdown_table
+from cryowgen_jax.report.figures import show_slice
 from cryowgen_jax.restoration.checks import METHODS
 from cryowgen_jax.simulation import score_family
 from cryowgen_jax.spatial import fourier
@@ -71,17 +71,8 @@ def answers(tomogram: tomograms.Tomogram, witness: str, options: dict[str, int])
     started = time.monotonic()
     classical = pocs(tomogram.half1, tomogram.half2, tomogram.tilt_range)
     found["POCS"] = alone(classical, time.monotonic() - started)
-    prior = witness if witness in ("default", "learned") else load_witness(witness)
     for method, name in NAMES.items():
-        family = cg.restore(
-            tomogram.half1,
-            tomogram.tilt_range,
-            half2=tomogram.half2,
-            witness=prior,
-            method=method,
-            key=jax.random.key(tomogram.seed),
-            **options,
-        )
+        family = tomograms.family(tomogram, witness, method=method, **options)
         std = family.std if family.std.any() else None
         report = family.report
         found[name] = Answer(family.mean, family.samples, family.weights, std, report.ess, report.seconds)
@@ -155,30 +146,21 @@ def figure(tomogram: tomograms.Tomogram, found: Mapping[str, Answer], correlatio
     axes = drawn.subplots(rows, columns).ravel()
     for axis, (name, volume) in zip(axes, volumes.items(), strict=False):
         low, high = np.percentile(volume[:, y], [0.5, 99.5])
-        axis.imshow(volume[:, y], cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+        show_slice(axis, volume[:, y], low, high, "gray")
         axis.set_title(f"{name}, cc {correlations[name]}" if name in correlations else name, fontsize=12)
     if family.std is not None:
         axis, image = axes[len(volumes)], family.std[:, y]
         top = np.percentile(image, 99.5)
-        shown = axis.imshow(image, cmap="viridis", vmin=0, vmax=top, origin="lower", interpolation="nearest")
+        shown = show_slice(axis, image, 0, top, "viridis")
         axis.set_title("CryoWGEN-II: standard deviation", fontsize=12)
         bar = drawn.colorbar(shown, ax=axis, shrink=0.8, pad=0.02)
         bar.set_label("density", fontsize=9)
         bar.ax.tick_params(labelsize=9)
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        for side in axis.spines.values():
-            side.set_visible(False)
-    for axis in axes[len(volumes) + 1 :]:
+    for axis in axes[len(volumes) + (family.std is not None) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
         axis.set_ylabel("xz (z up)", fontsize=10)
     return drawn
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(line) + " |\n" for line in (COLUMNS, ["---"] * len(COLUMNS), *rows))
 
 
 def main() -> None:
@@ -202,7 +184,7 @@ def main() -> None:
         figure(tomogram, found, correlations).savefig(
             arguments.output / f"four_methods{f'_{count}' if count else ''}.png"
         )
-    text = table(rows)
+    text = markdown_table(COLUMNS, rows)
     (arguments.output / "table.md").write_text(text)
     print(text)
     print(f"written to {arguments.output}")

@@ -12,6 +12,7 @@ import numpy as np
 from pocs import pocs
 
 import cryowgen_jax as cg
+from cryowgen_jax.report import markdown_table
 from cryowgen_jax.simulation import score_family, simulate_tomogram
 
 TILT_RANGES = ((-60.0, 60.0), (-40.0, 60.0))
@@ -45,14 +46,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
     parser.add_argument("--output", type=pathlib.Path, help="also write the table here, Markdown")
     arguments = parser.parse_args()
-    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    rows = []
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS), flush=True)
     for tilt_range, snr, seed in itertools.product(TILT_RANGES, NOISE, arguments.seeds):
         for row in compare(tuple(arguments.shape), tilt_range, snr, seed):
-            lines.append(row)
+            rows.append(row)
             print("| " + " | ".join(row) + " |", flush=True)
     if arguments.output:
-        arguments.output.write_text("".join("| " + " | ".join(line) + " |\n" for line in lines))
+        arguments.output.write_text(markdown_table(COLUMNS, rows))
 
 
 if __name__ == "__main__":

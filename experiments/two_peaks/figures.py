@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from cryowgen_jax.report.figures import plain_axes
+
 AMBER, BROWN, PURPLE, PLUM, GREY = "#E69F00", "#7A3E00", "#CC79A7", "#882255", "#666666"
 FREQUENCIES = signals.LENGTH // 2 + 1
 _DASHES = (0, (4, 2))
@@ -72,7 +74,7 @@ def curves_figure(panels: Sequence[Panel]) -> Figure:
         for axis in line:
             axis.plot(position, shown.exact_band.T, color="black", linewidth=0.8)
             axis.plot(position, shown.truth, color=GREY, linewidth=1.4, linestyle=_DASHES, zorder=3)
-            _plain(axis)
+            plain_axes(axis)
         line[0].set_ylabel(f"{shown.width} of {FREQUENCIES}\nfrequencies missing\nsignal (a.u.)", fontsize=9)
     top = max(float(np.max(shown.exact_band)) for shown in panels)
     axes[0, 0].set(xlim=(0, signals.LENGTH - 1), ylim=(-0.75, top + 0.75))
@@ -115,7 +117,7 @@ def calibration_figure(scores: Mapping[int, Mapping[str, Score]]) -> Figure:
     right.minorticks_off()
     left.set_yticks(rows, names)
     for axis in (left, right):
-        _plain(axis)
+        plain_axes(axis)
         axis.tick_params(axis="y", length=0, pad=8, labelsize=10)
     figure.legend(loc="outside lower center", ncols=len(scores), frameon=False, fontsize=10)
     return figure
@@ -124,10 +126,3 @@ def calibration_figure(scores: Mapping[int, Mapping[str, Score]]) -> Figure:
 def _note(axis: Axes, words: str) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
     axis.text(0.5, 0.97, words, transform=axis.transAxes, ha="center", va="top", fontsize=9, bbox=box, zorder=10)
-
-
-def _plain(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=9)

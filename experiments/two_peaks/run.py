@@ -13,6 +13,8 @@ import numpy as np
 import signals
 from figures import Score, band
 
+from cryowgen_jax.report import markdown_table
+
 WIDTHS = (0, 5, 7, 11)  # missing frequencies, in units of 1 / signals.LENGTH cycles per sample
 BUDGET = 65536  # witness evaluations or gradients of every family, warm-up included
 REPEATS = 3  # runs of every family, each with its own key
@@ -89,10 +91,6 @@ def answer_row(width: int, name: str, curves: np.ndarray, batch: signals.Batch) 
     return [str(width), name, *(f"{share:.2f}" for share in shares), f"{distance:.2f}", f"{wrong:.2f}", rms]
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(line) + " |\n" for line in (columns, ["---"] * len(columns), *rows))
-
-
 def panel(
     width: int,
     batch: signals.Batch,
@@ -129,7 +127,7 @@ def main() -> None:
         family_rows += [family_row(width, name, found) for name, found in calibration[width].items()]
         answer_rows += [answer_row(width, name, each, batch) for name, each in curves.items()]
         panels.append(panel(width, batch, exact_draws, runs[0], scores[0], curves))
-    text = table(FAMILY_COLUMNS, family_rows) + "\n" + table(ANSWER_COLUMNS, answer_rows)
+    text = markdown_table(FAMILY_COLUMNS, family_rows) + "\n" + markdown_table(ANSWER_COLUMNS, answer_rows)
     arguments.output.mkdir(parents=True, exist_ok=True)
     figures.curves_figure(panels).savefig(arguments.output / "two_peaks.png")
     figures.calibration_figure(calibration).savefig(arguments.output / "calibration.png")

@@ -21,6 +21,8 @@ from matplotlib.patches import Patch
 
 import cryowgen_jax as cg
 from cryowgen_jax.potentials import gaussian_part
+from cryowgen_jax.report import markdown_table
+from cryowgen_jax.report.figures import plain_axes
 from cryowgen_jax.samplers import algorithm, bind
 
 HEIGHT, TILT, PRIOR_PRECISION = 6.0, 0.12, 1.0  # of F(z) = -HEIGHT exp(-z^2 / 2) + TILT z - PRIOR_PRECISION / 2 z^2
@@ -342,14 +344,7 @@ def _density(law: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _target(axis: Axes, truth: Exact) -> None:
     axis.plot(GRID, truth.density, color=BLACK, linewidth=1.2)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=9)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(line) + " |\n" for line in (COLUMNS, ["---"] * len(COLUMNS), *rows))
+    plain_axes(axis)
 
 
 def main() -> None:
@@ -367,7 +362,7 @@ def main() -> None:
         size: {name: judge(name, size, settle(name, size, warmup, length), truth) for name in KERNELS} for size in sizes
     }
     rows = [["-", "exact", "0", f"{truth.weight:.3f}", "1", "1.00", *"----"], reference_row(truth)]
-    text = table(rows + [each.row for kernels in settled.values() for each in kernels.values()])
+    text = markdown_table(COLUMNS, rows + [each.row for kernels in settled.values() for each in kernels.values()])
     arguments.output.mkdir(parents=True, exist_ok=True)
     figure(truth, walkers, settled).savefig(arguments.output / "walkers.png")
     (arguments.output / "table.md").write_text(text)

@@ -17,9 +17,10 @@ from rich.progress import Progress as Bar
 
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.restoration import AdaptationProgress
+from cryowgen_jax.restoration.adapt import LEARNING
 
 SECONDS_BETWEEN_LINES = 10.0
-APART = ("estimating the model", "learning")  # phases that are no chains' and stages of their own
+APART = ("estimating the model", LEARNING)  # phases that are no chains' and stages of their own
 
 
 def terminal() -> Console:

@@ -13,7 +13,7 @@ import numpy as np
 from cryowgen_jax import report
 from cryowgen_jax.cli import console as screen
 from cryowgen_jax.cli import results
-from cryowgen_jax.cli.options import PATH
+from cryowgen_jax.cli.options import PATH, seed_option
 from cryowgen_jax.cli.simulate import AXIS_LENGTH, write_simulation
 from cryowgen_jax.io import prepare_output_folder, read_tomogram, write_bytes_atomic, write_text_atomic
 from cryowgen_jax.restoration import Restoration, restore
@@ -90,14 +90,7 @@ class Entry:
     metavar="Z Y X",
     help=f"Voxels along each axis, {SMALLEST_AXIS} or more.  [default: 48 96 96]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Another number makes another tomogram.",
-)
+@seed_option("Another number makes another tomogram.")
 def command(output: pathlib.Path, shape: tuple[int, int, int], seed: int) -> None:
     """Simulate a tomogram with known truth, restore it by every method, and compare with the truth.
 
@@ -197,5 +190,4 @@ def _write_comparison(output: pathlib.Path, simulated: SimulatedTomogram, entrie
     )
     write_text_atomic(output / "report.html", page)
     write_bytes_atomic(output / "demo.png", report.figure_png(slices))
-    lines = [" | ".join(("", *COLUMNS)), " | ".join(["---"] * (1 + len(COLUMNS))), *(" | ".join(row) for row in rows)]
-    write_text_atomic(output / "table.md", "".join(f"| {line} |\n" for line in lines))
+    write_text_atomic(output / "table.md", report.markdown_table(("", *COLUMNS), rows))

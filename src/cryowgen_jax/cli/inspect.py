@@ -7,7 +7,7 @@ import pathlib
 
 import click
 
-from cryowgen_jax.cli.options import ANGSTROM, PATH
+from cryowgen_jax.cli.options import ANGSTROM, PATH, PERMISSIVE
 from cryowgen_jax.io import read_tomogram
 from cryowgen_jax.restoration import inspect_wedge
 from cryowgen_jax.types import InputError
@@ -15,7 +15,7 @@ from cryowgen_jax.types import InputError
 
 @click.command()
 @click.argument("tomogram", type=PATH)
-@click.option("--permissive", is_flag=True, help="Read files that break the MRC standard but can be understood.")
+@PERMISSIVE
 @click.option("--voxel-size", type=ANGSTROM, metavar="A", help="Angstrom, instead of what the header says.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def command(tomogram: pathlib.Path, permissive: bool, voxel_size: float | None, as_json: bool) -> None:

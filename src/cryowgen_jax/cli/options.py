@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from cryowgen_jax.operators import wedge_mask
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=pathlib.Path)
 AXIS = click.Choice(["x", "y", "z"])
@@ -36,6 +39,28 @@ class _Number(click.ParamType):
 DEGREES = _Number("an angle in degrees", "give the lowest and the highest tilt, as in --tilt-range -60 60")
 ANGSTROM = _Number("a voxel size", "give a positive number of angstrom, as in --voxel-size 10", above=0.0)
 RATIO = _Number("a signal-to-noise ratio", "give a positive number, as in --snr 0.1", above=0.0)
+
+
+TILT_AXIS = click.option(
+    "--tilt-axis", type=AXIS, default="y", show_default=True, help="Axis that the specimen was tilted about."
+)
+BEAM_AXIS = click.option("--beam-axis", type=AXIS, default="z", show_default=True, help="Axis along the electron beam.")
+CONTRAST = click.option(
+    "--contrast",
+    type=click.Choice(["auto", "bright", "dark"]),
+    default="auto",
+    show_default=True,
+    help="How protein looks in TOMOGRAM.",
+)
+PERMISSIVE = click.option(
+    "--permissive", is_flag=True, help="Read files that break the MRC standard but can be understood."
+)
+RESUME = click.option("--resume", is_flag=True, help="Go on with an interrupted run: repeat its command and add this.")
+
+
+def seed_option(help: str) -> Callable[[Command], Command]:
+    """``--seed N``, 0 by default."""
+    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=help)
 
 
 def check_geometry(tilt_range: tuple[float, float], tilt_axis: str = "y", beam_axis: str = "z") -> None:

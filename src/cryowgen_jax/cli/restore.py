@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import click
@@ -14,7 +14,18 @@ from rich.markup import escape
 
 from cryowgen_jax.cli import console as screen
 from cryowgen_jax.cli import results, resuming
-from cryowgen_jax.cli.options import ANGSTROM, AXIS, DEGREES, PATH, check_geometry
+from cryowgen_jax.cli.options import (
+    ANGSTROM,
+    BEAM_AXIS,
+    CONTRAST,
+    DEGREES,
+    PATH,
+    PERMISSIVE,
+    RESUME,
+    TILT_AXIS,
+    check_geometry,
+    seed_option,
+)
 from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram
 from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, load_witness, restore
 from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS, WITNESSES, check_options
@@ -89,14 +100,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     metavar="N",
     help="Steps before those, which do not count.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of the random numbers: the same number gives the same volumes.",
-)
+@seed_option("Of the random numbers: the same number gives the same volumes.")
 @click.option(
     "--tile",
     nargs=3,
@@ -104,18 +108,12 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     metavar="Z Y X",
     help="Restore in overlapping tiles of about this many voxels, where the whole does not fit in memory. 64 or more.",
 )
-@click.option("--tilt-axis", type=AXIS, default="y", show_default=True, help="Axis that the specimen was tilted about.")
-@click.option("--beam-axis", type=AXIS, default="z", show_default=True, help="Axis along the electron beam.")
-@click.option(
-    "--contrast",
-    type=click.Choice(["auto", "bright", "dark"]),
-    default="auto",
-    show_default=True,
-    help="How protein looks in TOMOGRAM.",
-)
+@TILT_AXIS
+@BEAM_AXIS
+@CONTRAST
 @click.option("--voxel-size", type=ANGSTROM, metavar="A", help="Angstrom, instead of what the header says.")
-@click.option("--permissive", is_flag=True, help="Read files that break the MRC standard but can be understood.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run: repeat its command and add this.")
+@PERMISSIVE
+@RESUME
 def command(
     tomogram: pathlib.Path,
     tilt_range: tuple[float, float] | None,
@@ -157,7 +155,7 @@ def command(
     prior: Any = witness if weights is None else load_witness(weights)
     volumes = _volumes(files, permissive, voxel_size)
     whole = volumes["tomogram"]
-    for note in (*_notes(volumes), *_scale(whole, witness)):
+    for note in (*notes(volumes.values(), "the tomogram", "the tomogram's are used"), *_scale(whole, witness)):
         terminal.print(f"note: {note}", markup=False)
     settings: dict[str, Any] = {
         **resuming.described(files | {"witness": weights}),
@@ -257,15 +255,15 @@ def _seen(volumes: Mapping[str, Tomogram]) -> Tomogram:
     return dataclasses.replace(whole, data=0.5 * (whole.data + volumes["half2"].data))
 
 
-def _notes(volumes: Mapping[str, Tomogram]) -> Iterator[str]:
-    """What is odd about the files and does not stop the run."""
-    size = volumes["tomogram"].voxel_size_angstrom
-    for volume in volumes.values():
+def notes(volumes: Collection[Tomogram], first: str, then: str) -> Iterator[str]:
+    """What is odd about files and does not stop a run; voxels are compared with those of the ``first``."""
+    size = next(iter(volumes)).voxel_size_angstrom
+    for volume in volumes:
         for note in volume.notes:
             yield f"'{volume.path}': {note}"
         if not np.allclose(volume.voxel_size_angstrom, size, rtol=SAME_VOXEL_SIZE):
             there, here = (" x ".join(f"{edge:.4g}" for edge in edges) for edges in (volume.voxel_size_angstrom, size))
-            yield f"'{volume.path}' says voxels of {there} A, the tomogram of {here} A: the tomogram's are used"
+            yield f"'{volume.path}' says voxels of {there} A, {first} of {here} A: {then}"
 
 
 def _scale(whole: Tomogram, witness: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import pathlib
 
 import click
 
-from cryowgen_jax.cli.options import ANGSTROM, DEGREES, PATH, RATIO, check_geometry
+from cryowgen_jax.cli.options import ANGSTROM, DEGREES, PATH, RATIO, check_geometry, seed_option
 from cryowgen_jax.io import new_volume, prepare_output_file
 from cryowgen_jax.simulation import SimulatedTomogram, simulate_tomogram
 from cryowgen_jax.simulation.tomogram import SMALLEST_AXIS
@@ -41,14 +41,7 @@ AXIS_LENGTH = click.IntRange(min=SMALLEST_AXIS)
     help=f"Voxels along each axis, {SMALLEST_AXIS} or more.  [default: 64 128 128]",
 )
 @click.option("--voxel-size", type=ANGSTROM, default=10.0, show_default=True, metavar="A", help="Angstrom.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="The same number makes the same tomogram.",
-)
+@seed_option("The same number makes the same tomogram.")
 def command(
     output: pathlib.Path,
     tilt_range: tuple[float, float],

@@ -12,8 +12,19 @@ import numpy as np
 
 from cryowgen_jax.cli import console as screen
 from cryowgen_jax.cli import resuming
-from cryowgen_jax.cli.options import ANGSTROM, AXIS, DEGREES, PATH, check_geometry
-from cryowgen_jax.cli.restore import LEARNED_VOXEL_SIZES, SAME_VOXEL_SIZE
+from cryowgen_jax.cli.options import (
+    ANGSTROM,
+    BEAM_AXIS,
+    CONTRAST,
+    DEGREES,
+    PATH,
+    PERMISSIVE,
+    RESUME,
+    TILT_AXIS,
+    check_geometry,
+    seed_option,
+)
+from cryowgen_jax.cli.restore import LEARNED_VOXEL_SIZES, notes
 from cryowgen_jax.io import Tomogram, load_weights, prepare_output_file, prepare_output_folder, read_tomogram
 from cryowgen_jax.restoration import adapt_witness, estimate_adaptation, load_witness, save_witness
 from cryowgen_jax.restoration.adapt import NUM_ITERATIONS, NUM_ROUNDS
@@ -60,26 +71,13 @@ ADAPTED = "adapted"  # what was asked for, among the settings of the weights
     metavar="N",
     help="Steps of learning in each round.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of the random numbers: the same number gives the same weights.",
-)
-@click.option("--tilt-axis", type=AXIS, default="y", show_default=True, help="Axis that the specimen was tilted about.")
-@click.option("--beam-axis", type=AXIS, default="z", show_default=True, help="Axis along the electron beam.")
-@click.option(
-    "--contrast",
-    type=click.Choice(["auto", "bright", "dark"]),
-    default="auto",
-    show_default=True,
-    help="How protein looks in TOMOGRAM.",
-)
+@seed_option("Of the random numbers: the same number gives the same weights.")
+@TILT_AXIS
+@BEAM_AXIS
+@CONTRAST
 @click.option("--voxel-size", type=ANGSTROM, metavar="A", help="Angstrom, instead of what the headers say.")
-@click.option("--permissive", is_flag=True, help="Read files that break the MRC standard but can be understood.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run: repeat its command and add this.")
+@PERMISSIVE
+@RESUME
 def command(
     tomograms: tuple[pathlib.Path, ...],
     tilt_range: tuple[float, float],
@@ -199,15 +197,10 @@ def _is_written(output: pathlib.Path, settings: resuming.Settings, *, resume: bo
 
 def _notes(volumes: Sequence[Tomogram]) -> Iterator[str]:
     """What is odd about the files and does not stop the run."""
-    size = volumes[0].voxel_size_angstrom
-    for volume in volumes:
-        for note in volume.notes:
-            yield f"'{volume.path}': {note}"
-        if not np.allclose(volume.voxel_size_angstrom, size, rtol=SAME_VOXEL_SIZE):
-            there, here = (" x ".join(f"{edge:.4g}" for edge in edges) for edges in (volume.voxel_size_angstrom, size))
-            yield f"'{volume.path}' says voxels of {there} A, '{volumes[0].path}' of {here} A: give voxels of one size"
-    if not LEARNED_VOXEL_SIZES[0] <= max(size) <= LEARNED_VOXEL_SIZES[1]:
-        yield f"voxels of {max(size):.4g} A: the network that comes with the program learned from 10 A, bin them first"
+    yield from notes(volumes, f"'{volumes[0].path}'", "give voxels of one size")
+    size = max(volumes[0].voxel_size_angstrom)
+    if not LEARNED_VOXEL_SIZES[0] <= size <= LEARNED_VOXEL_SIZES[1]:
+        yield f"voxels of {size:.4g} A: the network that comes with the program learned from 10 A, bin them first"
 
 
 def _plan(shapes: Sequence[tuple[int, ...]], rounds: int, iterations: int, seconds: float, num_bytes: int) -> str:

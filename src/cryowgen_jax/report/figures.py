@@ -64,7 +64,7 @@ def slice_figure(
         slices = _slices(np.asarray(volume), middle)
         low, high = _limits(slices, is_spread)
         for row, (axis, image) in enumerate(zip(axes[:3, column], slices, strict=True)):
-            drawn = _show(axis, image, low, high, _SPREAD_MAP if is_spread else "gray")
+            drawn = show_slice(axis, image, low, high, _SPREAD_MAP if is_spread else "gray")
             axis.set_xlim(-0.5 - (max(widths) - widths[row]) / 2, widths[row] - 0.5 + (max(widths) - widths[row]) / 2)
             if column == 0:
                 axis.set_ylabel(_ROWS[row], fontsize=9)
@@ -177,7 +177,7 @@ def shell_figure(
             axis.set_yscale("log")
         axis.set_title(name, fontsize=11)
         axis.set_xlabel("spatial frequency " + ("(cycles per voxel)" if voxel_size_angstrom is None else "(1/nm)"))
-        _plain(axis)
+        plain_axes(axis)
     axes[0].legend(frameon=False, fontsize=9)
     return figure
 
@@ -209,7 +209,7 @@ def coverage_figure(nominal: np.ndarray, actual: Mapping[str, np.ndarray]) -> Fi
     axis.text(0.05, 0.9, "too cautious", color=GREY, fontsize=9)
     axis.text(0.95, 0.07, "over-confident", color=GREY, fontsize=9, ha="right")
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated probability", ylabel="share of voxels inside", aspect="equal")
-    _plain(axis)
+    plain_axes(axis)
     axis.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
     return figure
 
@@ -234,7 +234,8 @@ def _limits(slices: Sequence[np.ndarray], is_spread: bool) -> tuple[float, float
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
 
 
-def _show(axis: Axes, image: np.ndarray, low: float, high: float, colours: str) -> AxesImage:
+def show_slice(axis: Axes, image: np.ndarray, low: float, high: float, colours: str) -> AxesImage:
+    """An image without ticks or frame, its first row at the bottom; returns it for a colour bar."""
     drawn = axis.imshow(image, cmap=colours, vmin=low, vmax=high, origin="lower", interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
@@ -280,7 +281,8 @@ def _plane_power(volume: np.ndarray) -> tuple[np.ndarray, tuple[float, float, fl
     return np.log10(np.maximum(plane, floor)), extent
 
 
-def _plain(axis: Axes) -> None:
+def plain_axes(axis: Axes) -> None:
+    """A light grid behind the curves, no frame above or on the right."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)

@@ -42,6 +42,11 @@ class _Picture(NamedTuple):
     width: int
 
 
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Headings and rows as a Markdown table."""
+    return "".join("| " + " | ".join(line) + " |\n" for line in (columns, ["---"] * len(columns), *rows))
+
+
 def figure_png(figure: Figure) -> bytes:
     """Draw a figure into the bytes of a PNG file, at 160 dots per inch; the same figure gives the same bytes."""
     FigureCanvasAgg(figure)

@@ -30,6 +30,7 @@ import numpy as np
 
 from cryowgen_jax import io
 from cryowgen_jax.chains import Progress
+from cryowgen_jax.chains.parallel import largest_divisor
 from cryowgen_jax.restoration import checks
 from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost
 from cryowgen_jax.restoration.draws import ChainPlan, Witness
@@ -142,7 +143,7 @@ def adapt_witness(
             optimizer=warmed_adam(RATE, num_iterations),
             num_iterations=num_iterations,
             batch_size=BATCH_SIZE,
-            chunk=_chunk(num_iterations),
+            chunk=largest_divisor(num_iterations, CHUNK),  # a last one of another length would compile too
             checkpoint=None if folder is None else folder / "network",
             progress=_from_learning(of, progress),
         )
@@ -298,11 +299,6 @@ def _cubes_of(
 
 def _cubes_per_draw(shape: tuple[int, ...], edge: int) -> int:
     return int(np.clip(2 * math.prod(shape) // edge**3, FEWEST_CUBES, MOST_CUBES))
-
-
-def _chunk(num_iterations: int) -> int:
-    """A divisor of the number of iterations: a last chunk of another length would have to be compiled too."""
-    return next(length for length in range(CHUNK, 0, -1) if num_iterations % length == 0)
 
 
 def _from_chains(of: str, progress: Callable[[AdaptationProgress], None] | None) -> Callable[[Progress], None] | None:

@@ -79,21 +79,20 @@ class SolventModel(VolumeModel):
 
     def posterior_mean(self, start: Array, mask: np.ndarray) -> Array:
         """Its mean, by conjugate gradients from ``start``."""
-        data, others = self._precisions(mask)
-        misfit = data * jnp.asarray(self.observation).at[0, 0, 0].add(-self.level * math.sqrt(start.size))
+        precisions = self._precisions(mask)
+        misfit = precisions[0] * jnp.asarray(self.observation).at[0, 0, 0].add(-self.level * math.sqrt(start.size))
         right = fourier.irfftn(misfit, start.shape)
-        return self.level + _solve(data, *others, right, start - self.level)
+        return self.level + _solve(*precisions, right, start - self.level)
 
     def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
         """A draw of the posterior about ``mean``: the one solution of a system with as much noise as precision."""
-        data, others = self._precisions(mask)
-        return mean + _perturb(data, *others, noises)
+        return mean + _perturb(*self._precisions(mask), noises)
 
-    def _precisions(self, mask: np.ndarray) -> tuple[Array, tuple[Array, Array, Array]]:
+    def _precisions(self, mask: np.ndarray) -> tuple[Array, Array, Array, Array]:
         """M / N, 1 / P_p and 1 / P_s per coefficient, and the envelope."""
         spread, array = self.shells.spread, jnp.asarray
         inside, outside = array(1 / spread(self.particle)), array(1 / spread(self.solvent))
-        return array(mask / spread(self.noise), jnp.float32), (inside, outside, array(self.envelope))
+        return array(mask / spread(self.noise), jnp.float32), inside, outside, array(self.envelope)
 
 
 @platform.jit
