@@ -76,7 +76,7 @@ def test_network_learns_to_fill_the_wedge(rng):
     draw = Specimens(jnp.asarray(np.stack(volumes[:4])), (32, 40, 36))
     unseen = Specimens(jnp.asarray(np.stack(volumes[4:])), (32, 40, 36))
     start = prior_network(channels=6, levels=2)
-    result = learn_prior(jax.random.key(0), start, draw, optimizer=optax.adam(2e-3), num_iterations=50, batch_size=2)
+    result = learn_prior(jax.random.key(0), start, draw, optimizer=optax.adam(2e-3), num_iterations=30, batch_size=2)
     assert result.status == "ok"
     score = jax.jit(lambda network, k: prior_loss(network, unseen(k))[1])
     rows = [score(result.average, jax.random.key(100 + i)) for i in range(8)]
