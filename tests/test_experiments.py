@@ -132,6 +132,34 @@ def test_posterior_on_one_dimension_differs_from_the_exact_density_by_a_constant
 
 
 @pytest.mark.slow
+@pytest.mark.computes
+def test_cold_families_collapse_onto_the_transport_and_hot_ones_spread_to_the_prior(signals, key):
+    """gamma -> 0 and large, on the widest band; within the mode that transport picks the cold law is Gaussian."""
+    observation = signals.draw_batch(np.random.default_rng(3), signals.WIDEST, 20).observations[0]
+    posterior = signals.posterior(observation, signals.WIDEST)
+    answer = cg.cryogen_ot(key, posterior, num_starts=8).mean
+
+    temperature = 1e-2  # at which the best mode's share is next to 1
+
+    def squared_distance(sampler: str) -> float:
+        cold = cg.temper(posterior, temperature)
+        family = cg.cryowgen_langevin(key, cold, num_samples=8, num_steps=400, warmup=400, sampler=sampler)
+        return float(jnp.mean((family.samples - answer[None]) ** 2))
+
+    stiffness = 1 / signals.TEXTURE_VARIANCE - signals.PRIOR_PRECISION
+    stiffness = stiffness + signals.DATA_WEIGHT * signals.band_mask(signals.WIDEST)
+    weight = np.broadcast_to(fourier.multiplicity((signals.LENGTH,)), stiffness.shape) / signals.LENGTH
+    expected = np.sum(weight / (stiffness / temperature + signals.PRIOR_PRECISION))
+    assert abs(squared_distance("tempered") / expected - 1) < 4 * np.sqrt(2 / (8 * signals.LENGTH))
+    # negative control: chains that cannot cross stay in the modes they started in, however cold
+    assert squared_distance("auto") > 10 * expected
+
+    hot = cg.cryowgen_langevin(key, cg.temper(posterior, 1e6), num_steps=400)
+    np.testing.assert_allclose(jnp.mean(hot.std**2), 1 / signals.PRIOR_PRECISION, rtol=0.1)
+    np.testing.assert_allclose(hot.mean, posterior.center, atol=0.2)
+
+
+@pytest.mark.slow
 def test_two_peaks(tmp_path):
     rows = run_experiment("two_peaks", tmp_path, computes=False)
     for name in ("two_peaks.png", "calibration.png"):

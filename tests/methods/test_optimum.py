@@ -93,25 +93,6 @@ def test_where_the_witness_is_silent_transport_keeps_the_centre_in_the_wedge(key
     np.testing.assert_allclose(problem.h @ flat(family), problem.x, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_cold_families_collapse_onto_the_transport_and_hot_ones_spread_to_the_prior(key):
-    posterior = Problem("mixture").posterior
-    answer = cg.cryogen_ot(key, posterior, num_starts=8).mean
-
-    def family(temperature):
-        return cg.cryowgen_langevin(key, cg.temper(posterior, temperature), num_steps=400)
-
-    away = []
-    for temperature in (1e-2, 1e-4):
-        cold = family(temperature)
-        away.append(float(jnp.sqrt(jnp.mean((cold.samples - answer[None]) ** 2))))
-    assert away[0] < 0.3
-    assert away[1] < 0.2 * away[0]
-    hot = family(1e6)
-    np.testing.assert_allclose(jnp.mean(hot.std**2), 1 / BETA, rtol=0.1)
-    np.testing.assert_allclose(hot.mean, posterior.center, atol=0.2)
-
-
 def test_decoders_without_transfer(key):
     problem = Problem("quadratic")
     matrix = jnp.asarray(problem.h, jnp.float32)
