@@ -331,16 +331,18 @@ def step_costs(arguments: argparse.Namespace) -> None:
     starts = jax.lax.map(gaussian.draw, keys)
     steps, shape = (4 if arguments.quick else 8), starts.shape[1:]
 
+    kernel = functools.partial(samplers.kinetic, step_size=0.3)
+
     def settled(witness: Any, gaussian: Any) -> Any:
         """States to step from, so that the gradient that starts a chain is not charged to its steps."""
-        algorithm = samplers.kinetic(witness, gaussian, 0.3)
-        return platform.jit(lambda z, k: jax.lax.map(lambda pair: algorithm.init(*pair), (z, k)))(starts, keys)
+        init = kernel(witness, gaussian).init
+        return platform.jit(lambda z, k: jax.lax.map(lambda pair: init(*pair), (z, k)))(starts, keys)
 
     def kinetic(witness: Any, gaussian: Any, key: jax.Array, state: Any) -> Any:
-        algorithm = samplers.kinetic(witness, gaussian, 0.3)
+        step = kernel(witness, gaussian).step
 
         def body(state: Any, i: jax.Array) -> tuple[Any, jax.Array]:
-            state, info = algorithm.step(jax.random.fold_in(key, i), state)
+            state, info = step(jax.random.fold_in(key, i), state)
             return state, info.acceptance_rate
 
         return jax.lax.scan(body, state, jnp.arange(steps))
