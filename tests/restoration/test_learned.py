@@ -12,7 +12,8 @@ from cryowgen_jax.models import prior_network
 from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.potentials import split
 from cryowgen_jax.restoration import learned, load_witness, restore, save_witness
-from cryowgen_jax.restoration.learned import Geometry, LearnedWitness, model_of
+from cryowgen_jax.restoration.learned import LearnedWitness, model_of
+from cryowgen_jax.restoration.model import Geometry
 from cryowgen_jax.simulation import score_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 

@@ -8,8 +8,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from cryowgen_jax.operators import wedge_mask
-from cryowgen_jax.restoration import solvent
+from cryowgen_jax.restoration import draws, solvent
+from cryowgen_jax.restoration.model import Geometry
+from cryowgen_jax.restoration.spectra import shells_of
 from cryowgen_jax.simulation import simulate_tomogram
+from cryowgen_jax.spatial import fourier
 
 SHAPE = (32, 48, 40)
 MASK = np.asarray(wedge_mask(SHAPE))
@@ -197,11 +200,13 @@ def test_starts_have_the_spread_of_their_kind_of_voxel(kind):
         assert whitened[region].mean() == pytest.approx(1, abs=0.02)
 
 
-def test_starts_are_draws_of_the_posterior():
+@pytest.mark.parametrize("widening", [1.0, 6.0])
+def test_starts_are_draws_of_the_posterior(widening):
     """log rho at the mean less that at a draw is half a chi squared of as many degrees of freedom as voxels."""
     model, *_ = models()
-    posterior = model.posterior(MASK)
     mean = model.posterior_mean(jnp.zeros(SHAPE), MASK)
+    model = dataclasses.replace(model, mean=np.asarray(mean), widening=np.full_like(model.solvent, widening))
+    posterior = model.posterior(MASK)
     wiener = jax.jit(posterior.drift)(jnp.zeros(SHAPE))
     assert np.linalg.norm(jax.jit(posterior.drift)(mean)) < 0.02 * np.linalg.norm(wiener)
     log_density = jax.jit(posterior.log_density)
@@ -223,3 +228,86 @@ def test_pure_noise_is_nearly_all_solvent():
     model = solvent.update(model, np.zeros(SHAPE, np.float32) + 0.01 * np.asarray(one), 3.0)
     assert model.envelope.mean() > 0.8
     assert np.median(model.signal) < 0.15 * np.median(model.noise)
+
+
+@pytest.mark.parametrize(
+    ("tilts", "axes", "hidden"),
+    [
+        ((-60, 60), "yz", (-15, 15)),
+        ((-40, 60), "yz", (-10, 30)),
+        ((-35, 50), "zx", (-9.5, 24.5)),  # 0.4 of the range is less than half of what is missing
+        ((-50, 80), "yz", (0, 25)),  # its middle is further from 0 than a range of tilts of this width can be
+    ],
+)
+def test_a_blind_model_lacks_the_tilts_in_the_middle(tilts, axes, hidden):
+    tilt, beam = axes
+    mask = np.asarray(wedge_mask(SHAPE, tilts, tilt_axis=tilt, beam_axis=beam))
+    seen = solvent.without_middle(mask, SHAPE, Geometry(tilts, tilt, beam))
+    frequency = dict(zip("zyx", np.broadcast_arrays(*fourier.frequencies(SHAPE)), strict=True))
+    k_beam, k_plane = frequency[beam], frequency[({*"xyz"} - {tilt, beam}).pop()]
+    inside = (np.abs(k_beam) < 0.5) & (np.abs(k_plane) < 0.5)
+    off_axis = inside & (k_plane != 0)
+    angle = np.rad2deg(np.arctan(k_beam[off_axis] / k_plane[off_axis]))
+    expected = (angle > hidden[0]) & (angle < hidden[1])
+    margin = np.minimum(np.abs(angle - hidden[0]), np.abs(angle - hidden[1])) > 1e-3
+    np.testing.assert_array_equal((mask[off_axis] * (1 - seen[off_axis]))[margin], expected[margin])
+    axis = (k_beam == 0) & (k_plane == 0)
+    np.testing.assert_array_equal(seen[axis], mask[axis])
+    whole = np.ones_like(mask)
+    np.testing.assert_array_equal(solvent.without_middle(whole, SHAPE, Geometry((-90, 90), tilt, beam)), whole)
+
+
+@pytest.mark.parametrize(("too_sure", "noise", "expected"), [(1.0, 0.02, 1.0), (8.0, 0.02, 8.0), (8.0, 100.0, 1.0)])
+def test_solvent_is_widened_by_as_much_as_a_blind_model_was_too_sure(rng, too_sure, noise, expected):
+    """Volumes drawn from the prior of solvent everywhere, whose P_s the models then take for smaller than it is.
+
+    Where noise hides all of the solvent nothing can be learned, and nothing is done.
+    """
+    model, *_ = models()
+    model = dataclasses.replace(model, particle=30 * model.solvent, noise=noise * model.solvent)
+    spread = model.shells.spread
+    seen = solvent.without_middle(MASK, SHAPE, Geometry((-60, 60)))
+
+    def coloured(power):
+        return np.fft.rfftn(rng.standard_normal(SHAPE), norm="ortho") * np.sqrt(spread(power))
+
+    data = coloured(1 / (1 / model.particle + 1 / model.solvent)) + coloured(model.noise)
+    data[0, 0, 0] += model.level * np.sqrt(np.prod(SHAPE))
+    sure = dataclasses.replace(
+        model,
+        halves=(data.astype(np.complex64) * MASK,),
+        solvent=model.solvent / too_sure,
+        envelope=np.ones(SHAPE, np.float32),
+    )
+    blind = dataclasses.replace(sure, shells=shells_of(SHAPE, seen), halves=(sure.halves[0] * seen,))
+    blind = dataclasses.replace(blind, mean=np.asarray(blind.posterior_mean(jnp.zeros(SHAPE), seen)))
+    found = solvent.widen(sure, MASK, blind, seen).widening
+    many = shells_of(SHAPE, MASK - seen).count > 100
+    assert many.sum() > 10
+    factor = np.log(found[many]) / solvent.SHARE_OF_WIDENING
+    assert factor.mean() == pytest.approx(np.log(expected), abs=0.1)
+    assert np.abs(factor - np.log(expected)).max() < 0.5
+
+
+@functools.cache
+def fitted():
+    """A model of a tomogram that has much to hide, as most that are larger do; its mean, the truth in its units."""
+    sim = tomogram(0.1, 0)
+    halves, scale = standardised(sim.half1, sim.half2)
+    return *draws.fit(halves, MASK, Geometry((-60, 60)), None), sim.truth / scale
+
+
+@pytest.mark.parametrize("widened", [True, False])
+def test_the_family_spreads_by_about_what_it_misses_in_the_wedge(widened):
+    """Of a tomogram whose truth is known; without the widening (the negative control) by much less."""
+    model, mean, truth = fitted()
+    if not widened:
+        model = dataclasses.replace(model, widening=np.ones_like(model.widening))
+    starts = draws.starts(jax.random.key(4), model, mean, MASK, 6)
+    missing = (1 - MASK) * fourier.multiplicity(SHAPE) * (fourier.radial_frequency(SHAPE) < 0.25)
+
+    def energy(volume):
+        return np.sum(missing * np.abs(np.fft.rfftn(np.asarray(volume), norm="ortho")) ** 2)
+
+    ratio = np.mean([energy(start - mean) for start in starts]) / energy(truth - mean)
+    assert 0.8 < ratio < 1.25 if widened else ratio < 0.7

@@ -81,8 +81,9 @@ def estimate_cost(
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
     solved = 0 if learned else len(solvent.THRESHOLDS) + num_chains
-    steps = solvent.SOLVING * solved + num_chains * (num_steps + warmup)
-    seconds = FILTERS_PER_STEP * steps * num_tiles * _filter_seconds(box) + 15.0
+    once = 0 if learned else len(solvent.THRESHOLDS) + solvent.WIDENINGS * (1 + solvent.BLIND_DRAWS) + 1
+    steps = num_tiles * (solvent.SOLVING * solved + num_chains * (num_steps + warmup)) + solvent.SOLVING * once
+    seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 15.0
     return Cost(seconds, needed(alive), None if alive == num_chains else alive)
 
 

@@ -17,8 +17,8 @@ from cryowgen_jax.chains import Progress, sample
 from cryowgen_jax.methods import cryogen_map, cryogen_ot, cryowgen_mc
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.restoration import learned, solvent, spectra
-from cryowgen_jax.restoration.learned import Geometry, LearnedModel, LearnedWitness
-from cryowgen_jax.restoration.model import VolumeModel
+from cryowgen_jax.restoration.learned import LearnedModel, LearnedWitness
+from cryowgen_jax.restoration.model import Geometry, VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
@@ -81,28 +81,45 @@ def model_of(
         if report is not None:
             report(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
         return model, jnp.asarray(model.center)
-    return fit(halves, mask, report, neighbour if isinstance(neighbour, solvent.SolventModel) else None)
+    return fit(halves, mask, geometry, report, neighbour if isinstance(neighbour, solvent.SolventModel) else None)
 
 
 def fit(
     halves: tuple[Array, ...],
     mask: np.ndarray,
+    geometry: Geometry,
     report: Callable[[Progress], None] | None,
     neighbour: solvent.SolventModel | None = None,
 ) -> tuple[solvent.SolventModel, Array]:
     """Estimate a solvent model, or only its envelope where a ``neighbour`` lends the rest; and its mean."""
-    started = time.monotonic()
-    model = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
-    mean = jnp.full(halves[0].shape, model.level)
+    seen = solvent.without_middle(mask, halves[0].shape, geometry)
+    alone = neighbour is None and bool(np.any(seen != mask))
+    rounds, started = len(solvent.THRESHOLDS) - 1, time.monotonic()
+
+    def told(step: int) -> None:
+        if report is not None:
+            seconds = time.monotonic() - started
+            report(Progress("estimating the model", step, 2 * rounds + 1 if alone else rounds, 1.0, seconds))
+
+    first = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
+    model = _settle(first, mask, told)
+    if alone:
+        blind = _settle(solvent.first_model(halves, seen), seen, lambda step: told(rounds + step))
+        model = solvent.widen(model, mask, blind, seen)
+        told(2 * rounds + 1)
+    return model, jnp.asarray(model.mean)
+
+
+def _settle(model: solvent.SolventModel, mask: np.ndarray, told: Callable[[int], None]) -> solvent.SolventModel:
+    """Alternate between the mean under the model and the model given the mean."""
+    mean = jnp.full(model.shells.shape, model.level)
     for number, threshold in enumerate(solvent.THRESHOLDS[1:]):
         mean = model.posterior_mean(mean, mask)
         if not bool(jnp.isfinite(mean).all()):
             raise InputError("no model fits this tomogram (its mean is not finite): check tilt_range and the axes")
         model = solvent.update(model, np.asarray(mean), threshold)
-        if report is not None:
-            rounds = len(solvent.THRESHOLDS) - 1
-            report(Progress("estimating the model", number + 1, rounds, 1.0, time.monotonic() - started))
-    return model, model.posterior_mean(mean, mask)
+        told(number + 1)
+    return dataclasses.replace(model, mean=np.asarray(model.posterior_mean(mean, mask)))
 
 
 def starts(

@@ -25,7 +25,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +34,9 @@ import numpy as np
 from cryowgen_jax import io, platform
 from cryowgen_jax.models import NnxFunction, prior_network
 from cryowgen_jax.models import prior as priors
-from cryowgen_jax.operators.wedge import AXES
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration import solvent
-from cryowgen_jax.restoration.model import VolumeModel
+from cryowgen_jax.restoration.model import Geometry, VolumeModel
 from cryowgen_jax.restoration.spectra import Shells, shells_of
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
@@ -47,20 +46,6 @@ PathLike = str | os.PathLike[str]
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest precision
 LARGEST_CONTRAST, FIRM = 32.0, 0.995  # of e, whose quantile FIRM counts as its largest: chains step accordingly
 _NUDGE = 1e-3  # of a coefficient's precision, at least, in its quadratic term
-
-
-class Geometry(NamedTuple):
-    """Tilt range in degrees, and the axes."""
-
-    tilt_range: tuple[float, float]
-    tilt_axis: str = "y"
-    beam_axis: str = "z"
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """Axes of a volume such that beam, tilt axis and the third come first, second and last."""
-        beam, tilt = AXES[self.beam_axis], AXES[self.tilt_axis]
-        return beam, tilt, 3 - beam - tilt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,35 @@
-"""What every model of a tomogram is: data, noise, and a posterior."""
+"""What every model of a tomogram is: data behind a wedge, noise, and a posterior."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax.operators import Wedge
+from cryowgen_jax.operators.wedge import AXES
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array
+
+
+class Geometry(NamedTuple):
+    """Tilt range in degrees, and the axes."""
+
+    tilt_range: tuple[float, float]
+    tilt_axis: str = "y"
+    beam_axis: str = "z"
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Axes of a volume such that beam, tilt axis and the third come first, second and last."""
+        beam, tilt = AXES[self.beam_axis], AXES[self.tilt_axis]
+        return beam, tilt, 3 - beam - tilt
 
 
 @dataclasses.dataclass(frozen=True)

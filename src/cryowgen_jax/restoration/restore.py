@@ -16,7 +16,8 @@ from cryowgen_jax.operators import wedge_mask, wedge_mask_from_tilts
 from cryowgen_jax.restoration import checks, draws, spectra
 from cryowgen_jax.restoration.draws import ChainPlan, Draws, Witness
 from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
-from cryowgen_jax.restoration.learned import Geometry, shipped_witness
+from cryowgen_jax.restoration.learned import shipped_witness
+from cryowgen_jax.restoration.model import Geometry
 from cryowgen_jax.restoration.preparation import Frame, frame_of
 from cryowgen_jax.restoration.tiles import TiledDraws, restore_tiles
 from cryowgen_jax.types import Array, PRNGKey

@@ -1,12 +1,18 @@
 r"""The default model of a tomogram: particles in solvent, every parameter estimated from the tomogram itself.
 
-.. math:: w(z) = -\tfrac12 \sum_x e(x)\, [P_s^{-1/2} (z - c)]^2(x) - \tfrac12 (z - c)^T (P_p^{-1} - \beta) (z - c)
+.. math:: w(z) = -\tfrac12 \sum_x e(x)\, [P_s^{-1/2} (z - c)]^2(x) - \tfrac12 (z - c')^T (P_p^{-1} - \beta) (z - c')
 
-with e(x) the probability that voxel x is solvent, c the solvent level, P_s the power spectrum of solvent and P_p that
-of particles, both isotropic, and the noise spectrum N that weighs the data. They are found by alternating between the
-posterior mean under the present model and moments of it and of the data (empirical Bayes). Given them the posterior is
-Gaussian: conjugate gradients give its mean, and draws by solving for a random right side (Papandreou and Yuille, NIPS
-2010), at which chains start.
+with e(x) the probability that voxel x is solvent, c the solvent level (and c' = c but for what is said below), P_s the
+power spectrum of solvent and P_p that of particles, both isotropic, and the noise spectrum N that weighs the data. They
+are found by alternating between the posterior mean under the present model and moments of it and of the data (empirical
+Bayes). Given them the posterior is Gaussian: conjugate gradients give its mean.
+
+What the wedge hides is in no moment, so a model found in this way is too sure of objects that it took for solvent, at
+low frequency above all. By how much is seen by hiding more. A second, *blind* model is made without the tilts in the
+middle of the range, and its P_s multiplied, per shell, until its draws spread about its mean by as much as that misses
+there. A blind model has the harder task, and so the factor to the power 2/3 goes to the model itself, for the spread
+only: the family is the Gaussian about the mean as found, by the choice of c', with the precision that the wider P_s
+gives. Draws of it, at which chains start, solve for a random right side (Papandreou and Yuille, NIPS 2010).
 """
 
 from __future__ import annotations
@@ -19,9 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax import platform
+from cryowgen_jax.operators import wedge_mask
+from cryowgen_jax.operators.wedge import AXES
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration import spectra
-from cryowgen_jax.restoration.model import VolumeModel
+from cryowgen_jax.restoration.model import Geometry, VolumeModel
 from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
@@ -40,18 +48,35 @@ SOLVED, MOST_ITERATIONS = 1e-2, 200  # residual that conjugate gradients leave, 
 # power in the same shell, and of the strongest shell's. Below them nothing is known of what spectra look like.
 LEAST_NOISE, LEAST_SOLVENT, LEAST_SHELL = 1e-4, 5e-4, 1e-9
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest 1 / P_p
+# What is hidden from a blind model: half as many degrees as are missing, this share of the range at most.
+HIDDEN, MOST_HIDDEN = 0.5, 0.4
+WIDENINGS, BLIND_DRAWS = 3, 4  # rounds of finding the factor on P_s, and draws in each
+LARGEST_WIDENING, POOLED = 10.0, 3  # of a round; and the shells that are looked at together
+SIGNIFICANT = 2.0  # standard errors
+SHARE_OF_WIDENING = 2 / 3  # of the factor's logarithm that the model gets
+MOST_SOLVENT = 0.9  # of P_p that the factor may make of P_s
 
 
 @dataclasses.dataclass(frozen=True)
 class SolventModel(VolumeModel):
-    """Spectra per shell, envelope and level. In a ``frozen`` model all but the envelope stays as it is."""
+    """Spectra per shell, envelope and level. In a ``frozen`` model all but the envelope stays as it is.
+
+    ``solvent`` is P_s as it makes the ``mean``, ``widening`` the factor on it that makes the spread.
+    """
 
     signal: np.ndarray
     solvent: np.ndarray
     particle: np.ndarray
+    widening: np.ndarray
     envelope: np.ndarray
     level: float
+    mean: np.ndarray
     frozen: bool = False
+
+    @property
+    def widened(self) -> np.ndarray:
+        """P_s per shell as it shapes the spread."""
+        return np.maximum(self.solvent, np.minimum(self.widening * self.solvent, MOST_SOLVENT * self.particle))
 
     @property
     def firmness(self) -> np.ndarray:
@@ -65,12 +90,14 @@ class SolventModel(VolumeModel):
 
     def witness(self) -> SumWitness:
         """w, for the posterior's ``prior_precision``."""
-        shape, spread = self.shells.shape, self.shells.spread
-        inside = QuadraticWitness(
-            jnp.asarray(1 / spread(self.particle) - self.prior_precision), jnp.full(shape, self.level, jnp.float32)
+        spread, envelope, level = self.shells.spread, jnp.asarray(self.envelope), jnp.float32(self.level)
+        curvature = jnp.asarray(1 / spread(self.particle) - self.prior_precision)
+        found, wide = (
+            SolventWitness(envelope, jnp.asarray(spread(power**-0.5)), level) for power in (self.solvent, self.widened)
         )
-        whitening = jnp.asarray(1 / np.sqrt(spread(self.solvent)))
-        return SumWitness((inside, SolventWitness(jnp.asarray(self.envelope), whitening, jnp.float32(self.level))))
+        # at the mean the wide term pulls less than the one that made it: the other term's centre makes up for that
+        lost = jax.grad(found)(jnp.asarray(self.mean)) - jax.grad(wide)(jnp.asarray(self.mean))
+        return SumWitness((QuadraticWitness(curvature, level + fourier.filter_volume(lost, 1 / curvature)), wide))
 
     @property
     def prior_precision(self) -> np.float32:
@@ -79,19 +106,19 @@ class SolventModel(VolumeModel):
 
     def posterior_mean(self, start: Array, mask: np.ndarray) -> Array:
         """Its mean, by conjugate gradients from ``start``."""
-        precisions = self._precisions(mask)
+        precisions = self._precisions(mask, self.solvent)
         misfit = precisions[0] * jnp.asarray(self.observation).at[0, 0, 0].add(-self.level * math.sqrt(start.size))
         right = fourier.irfftn(misfit, start.shape)
         return self.level + _solve(*precisions, right, start - self.level)
 
     def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
         """A draw of the posterior about ``mean``: the one solution of a system with as much noise as precision."""
-        return mean + _perturb(*self._precisions(mask), noises)
+        return mean + _perturb(*self._precisions(mask, self.widened), noises)
 
-    def _precisions(self, mask: np.ndarray) -> tuple[Array, Array, Array, Array]:
+    def _precisions(self, mask: np.ndarray, solvent: np.ndarray) -> tuple[Array, Array, Array, Array]:
         """M / N, 1 / P_p and 1 / P_s per coefficient, and the envelope."""
         spread, array = self.shells.spread, jnp.asarray
-        inside, outside = array(1 / spread(self.particle)), array(1 / spread(self.solvent))
+        inside, outside = array(1 / spread(self.particle)), array(1 / spread(solvent))
         return array(mask / spread(self.noise), jnp.float32), inside, outside, array(self.envelope)
 
 
@@ -165,7 +192,8 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
         wiener = shells.spread(signal / (signal + noise))
         estimate = np.asarray(fourier.irfftn(jnp.asarray(data * wiener), shape))
     blank = np.zeros_like(signal)
-    model = SolventModel(shells, parts, rule, noise, signal, blank, blank, np.zeros(shape, np.float32), 0.0)
+    nothing = np.zeros(shape, np.float32)
+    model = SolventModel(shells, parts, rule, noise, signal, blank, blank, np.ones_like(signal), nothing, 0.0, nothing)
     return update(model, estimate, THRESHOLDS[0])
 
 
@@ -185,6 +213,54 @@ def like(model: SolventModel, halves: tuple[Array, ...]) -> SolventModel:
     wiener = model.shells.spread(model.signal / (model.signal + model.noise))
     estimate = np.asarray(fourier.irfftn(jnp.asarray(other.observation * wiener), model.shells.shape))
     return update(other, estimate, THRESHOLDS[0])
+
+
+def without_middle(mask: np.ndarray, shape: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+    """``mask`` of a blind model: without the tilts in the middle of the range, so a second wedge across the first."""
+    low, high = geometry.tilt_range
+    hidden = min(HIDDEN * (180 - (high - low)), MOST_HIDDEN * (high - low))
+    middle = float(np.clip((low + high) / 2, -hidden / 2, hidden / 2))  # a range of tilts is one within +-90
+    third = next(name for name, axis in AXES.items() if axis == geometry.order[2])
+    # with the third axis for the beam, tilt a is 90 - a
+    kept = (hidden / 2 - 90 - middle, 90 - hidden / 2 - middle)
+    return mask * np.asarray(wedge_mask(shape, kept, tilt_axis=geometry.tilt_axis, beam_axis=third))
+
+
+def widen(model: SolventModel, mask: np.ndarray, blind: SolventModel, seen: np.ndarray) -> SolventModel:
+    """``model``, as much less certain of solvent as ``blind`` turns out to have been too sure of it.
+
+    ``blind`` is the model of the same data under ``seen``, the part of ``mask`` that it was shown.
+    """
+    hidden = np.where(seen > 0, 0, mask)
+    shells = spectra.shells_of(model.shells.shape, hidden)
+
+    def pooled(per_shell: np.ndarray) -> np.ndarray:
+        return np.convolve(per_shell, np.ones(POOLED), "same")
+
+    def energy(spectrum: np.ndarray) -> np.ndarray:
+        return pooled(shells.mean(hidden * spectra.power(spectrum)) * shells.count)
+
+    mean, count = jnp.asarray(blind.mean), np.maximum(pooled(shells.count), 1)
+    noise = pooled(blind.noise * shells.count)
+    missed = energy(model.observation - np.asarray(fourier.rfftn(mean))) - noise
+    for number in range(WIDENINGS):
+        keys = jax.random.split(jax.random.key(number), BLIND_DRAWS)
+        noises = (jax.random.normal(key, (2, *mean.shape)) for key in keys)
+        draws = (np.asarray(fourier.rfftn(blind.draw_near(pair, mean, seen) - mean)) for pair in noises)
+        spread = sum(energy(draw) for draw in draws) / BLIND_DRAWS
+        if number == 0:  # what the noise could have done by itself is no news
+            missed = spread + _beyond(missed - spread, SIGNIFICANT * (noise + spread) * np.sqrt(2 / count))
+        lacking = np.maximum(missed, 0) / np.maximum(spread, 1e-30)
+        lacking = np.log(np.clip(lacking, 1 / LARGEST_WIDENING, LARGEST_WIDENING))
+        # pooled once more: with one window alone what alternates from shell to shell would grow from round to round
+        widening = np.maximum(blind.widening * np.exp(pooled(lacking) / pooled(np.ones_like(lacking))), 1)
+        blind = dataclasses.replace(blind, widening=np.minimum(widening, MOST_SOLVENT * blind.particle / blind.solvent))
+    return dataclasses.replace(model, widening=np.maximum(blind.widening, 1.0) ** SHARE_OF_WIDENING)
+
+
+def _beyond(values: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Values shrunk towards 0: none of one within its error is left, and nearly all of one far beyond it."""
+    return values * np.maximum(1 - (error / np.where(values == 0, 1e-30, values)) ** 2, 0)
 
 
 def update(model: SolventModel, mean: np.ndarray, threshold: float) -> SolventModel:

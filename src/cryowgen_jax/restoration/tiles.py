@@ -15,8 +15,7 @@ import numpy as np
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.restoration import draws
 from cryowgen_jax.restoration.draws import ChainPlan, Draws
-from cryowgen_jax.restoration.learned import Geometry
-from cryowgen_jax.restoration.model import VolumeModel
+from cryowgen_jax.restoration.model import Geometry, VolumeModel
 from cryowgen_jax.restoration.preparation import smooth_part
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
