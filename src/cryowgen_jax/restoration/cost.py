@@ -80,8 +80,8 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    solved = 0 if learned else len(solvent.THRESHOLDS) + num_chains
-    once = 0 if learned else len(solvent.THRESHOLDS) + solvent.WIDENINGS * (1 + solvent.BLIND_DRAWS) + 1
+    solved = 0 if learned else len(solvent.TIGHTENING) + num_chains
+    once = 0 if learned else len(solvent.TIGHTENING) + solvent.WIDENINGS * (1 + solvent.BLIND_DRAWS) + 1
     steps = num_tiles * (solvent.SOLVING * solved + num_chains * (num_steps + warmup)) + solvent.SOLVING * once
     seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 15.0
     return Cost(seconds, needed(alive), None if alive == num_chains else alive)

@@ -72,16 +72,22 @@ def model_of(
     geometry: Geometry,
     report: Callable[[Progress], None] | None,
     neighbour: VolumeModel | None = None,
+    *,
+    of_spread: bool = True,
 ) -> tuple[VolumeModel, Array]:
-    """The model that the witness asks for, and where its posterior's mean is about; a ``neighbour`` lends spectra."""
+    """The model that the witness asks for, and where its posterior's mean is about; a ``neighbour`` lends spectra.
+
+    Without ``of_spread`` a solvent model is left as it makes its mean.
+    """
     if isinstance(witness, LearnedWitness):
         started = time.monotonic()
-        lender = neighbour if isinstance(neighbour, LearnedModel) else None
-        model = learned.model_of(witness, halves, mask, geometry, lender)
+        of_its_kind = neighbour if isinstance(neighbour, LearnedModel) else None
+        model = learned.model_of(witness, halves, mask, geometry, of_its_kind)
         if report is not None:
             report(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
         return model, jnp.asarray(model.center)
-    return fit(halves, mask, geometry, report, neighbour if isinstance(neighbour, solvent.SolventModel) else None)
+    lender = neighbour if isinstance(neighbour, solvent.SolventModel) else None
+    return fit(halves, mask, geometry, report, lender, of_spread=of_spread)
 
 
 def fit(
@@ -90,20 +96,22 @@ def fit(
     geometry: Geometry,
     report: Callable[[Progress], None] | None,
     neighbour: solvent.SolventModel | None = None,
+    *,
+    of_spread: bool = True,
 ) -> tuple[solvent.SolventModel, Array]:
     """Estimate a solvent model, or only its envelope where a ``neighbour`` lends the rest; and its mean."""
     seen = solvent.without_middle(mask, halves[0].shape, geometry)
-    alone = neighbour is None and bool(np.any(seen != mask))
-    rounds, started = len(solvent.THRESHOLDS) - 1, time.monotonic()
+    widened = of_spread and neighbour is None and bool(np.any(seen != mask))
+    rounds, started = len(solvent.TIGHTENING) - 1, time.monotonic()
 
     def told(step: int) -> None:
         if report is not None:
             seconds = time.monotonic() - started
-            report(Progress("estimating the model", step, 2 * rounds + 1 if alone else rounds, 1.0, seconds))
+            report(Progress("estimating the model", step, 2 * rounds + 1 if widened else rounds, 1.0, seconds))
 
     first = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
     model = _settle(first, mask, told)
-    if alone:
+    if widened:
         blind = _settle(solvent.first_model(halves, seen), seen, lambda step: told(rounds + step))
         model = solvent.widen(model, mask, blind, seen)
         told(2 * rounds + 1)
@@ -113,11 +121,11 @@ def fit(
 def _settle(model: solvent.SolventModel, mask: np.ndarray, told: Callable[[int], None]) -> solvent.SolventModel:
     """Alternate between the mean under the model and the model given the mean."""
     mean = jnp.full(model.shells.shape, model.level)
-    for number, threshold in enumerate(solvent.THRESHOLDS[1:]):
+    for number, tightness in enumerate(solvent.TIGHTENING[1:]):
         mean = model.posterior_mean(mean, mask)
         if not bool(jnp.isfinite(mean).all()):
             raise InputError("no model fits this tomogram (its mean is not finite): check tilt_range and the axes")
-        model = solvent.update(model, np.asarray(mean), threshold)
+        model = solvent.update(model, np.asarray(mean), tightness)
         told(number + 1)
     return dataclasses.replace(model, mean=np.asarray(model.posterior_mean(mean, mask)))
 

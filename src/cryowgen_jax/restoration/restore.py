@@ -266,7 +266,8 @@ def in_one_box(
 ) -> TiledDraws:
     """Restore standardised volumes as one Fourier box, by any method."""
     mask = mask_of(halves[0].shape)
-    model, estimate = draws.model_of(witness, halves, mask, geometry, report)
+    of_spread = method not in checks.POINT_METHODS
+    model, estimate = draws.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
     posterior = draws.posterior_of(model, mask, witness, center)
     if method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)

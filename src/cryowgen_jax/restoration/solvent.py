@@ -10,7 +10,7 @@ Bayes). Given them the posterior is Gaussian: conjugate gradients give its mean.
 What the wedge hides is in no moment, so a model found in this way is too sure of objects that it took for solvent, at
 low frequency above all. By how much is seen by hiding more. A second, *blind* model is made without the tilts in the
 middle of the range, and its P_s multiplied, per shell, until its draws spread about its mean by as much as that misses
-there. A blind model has the harder task, and so the factor to the power 2/3 goes to the model itself, for the spread
+there. A blind model has the harder task, and so the square root of the factor goes to the model itself, for the spread
 only: the family is the Gaussian about the mean as found, by the choice of c', with the precision that the wider P_s
 gives. Draws of it, at which chains start, solve for a random right side (Papandreou and Yuille, NIPS 2010).
 """
@@ -34,12 +34,15 @@ from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
-BLUR = 1.5  # voxels, before solvent is told from particle
-# Solvent lies between -BELOW and a threshold, in its own standard deviation after the blur. The threshold tightens from
-# round to round: what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
-THRESHOLDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.0)
+BLUR = 1.0  # voxels, before solvent is told from particle
+# After the blur solvent lies between -BELOW of its own standard deviations and a threshold: this share of the standard
+# deviation of particles, within bounds that are in those of solvent again. The threshold tightens from round to round:
+# what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
+PARTICLE_SHARE, LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.35, 1.0, 4.0
+TIGHTENING = (*np.linspace(1 / 6, 1, 12).tolist(), 1.0)
 SOLVING = 20  # steps of a chain that finding a mean, or drawing, by conjugate gradients takes about as long as
-BELOW, SOFTNESS = 5.0, 0.7
+BELOW, SOFTNESS = 5.0, 0.6
+LEVEL_POWER = 4  # of the envelope, that voxels weigh with in the level: a mode would jump from round to round
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
 LEAST_MEASURED = 1e-6  # of the spectrum's power without the mean: rounding
@@ -53,7 +56,7 @@ HIDDEN, MOST_HIDDEN = 0.5, 0.4
 WIDENINGS, BLIND_DRAWS = 3, 4  # rounds of finding the factor on P_s, and draws in each
 LARGEST_WIDENING, POOLED = 10.0, 3  # of a round; and the shells that are looked at together
 SIGNIFICANT = 2.0  # standard errors
-SHARE_OF_WIDENING = 2 / 3  # of the factor's logarithm that the model gets
+SHARE_OF_WIDENING = 0.5  # of the factor's logarithm that the model gets
 MOST_SOLVENT = 0.9  # of P_p that the factor may make of P_s
 
 
@@ -194,7 +197,7 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     blank = np.zeros_like(signal)
     nothing = np.zeros(shape, np.float32)
     model = SolventModel(shells, parts, rule, noise, signal, blank, blank, np.ones_like(signal), nothing, 0.0, nothing)
-    return update(model, estimate, THRESHOLDS[0])
+    return update(model, estimate, TIGHTENING[0])
 
 
 def _require_signal(whole: list[np.ndarray], parts: tuple[np.ndarray, ...]) -> None:
@@ -212,7 +215,7 @@ def like(model: SolventModel, halves: tuple[Array, ...]) -> SolventModel:
     other = dataclasses.replace(model, halves=parts, frozen=True)
     wiener = model.shells.spread(model.signal / (model.signal + model.noise))
     estimate = np.asarray(fourier.irfftn(jnp.asarray(other.observation * wiener), model.shells.shape))
-    return update(other, estimate, THRESHOLDS[0])
+    return update(other, estimate, TIGHTENING[0])
 
 
 def without_middle(mask: np.ndarray, shape: tuple[int, ...], geometry: Geometry) -> np.ndarray:
@@ -263,23 +266,28 @@ def _beyond(values: np.ndarray, error: np.ndarray) -> np.ndarray:
     return values * np.maximum(1 - (error / np.where(values == 0, 1e-30, values)) ** 2, 0)
 
 
-def update(model: SolventModel, mean: np.ndarray, threshold: float) -> SolventModel:
+def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventModel:
     """Model after a look at the posterior mean: envelope, level, solvent and particle spectra, and coloured noise.
 
-    ``threshold`` is where solvent ends, in its own standard deviations after a blur.
+    ``tightness`` is the share of the threshold at which solvent is to end.
     """
     shells = model.shells
     blurred = spectra.blur(mean, BLUR)
-    level, spread = spectra.solvent_level(blurred)
-    if model.frozen:
-        level = model.level
-    if model.solvent.any():
+    if not model.solvent.any():
+        level, spread = spectra.solvent_level(blurred)
+        threshold = LARGEST_THRESHOLD
+    else:
+        level = float(np.average(blurred, weights=model.envelope**LEVEL_POWER + 1e-6))
         passed = np.exp(-4 * np.pi**2 * BLUR**2 * fourier.radial_frequency(shells.shape) ** 2)
         multiplicity = np.broadcast_to(fourier.multiplicity(shells.shape), passed.shape)
-        spread = float(np.sqrt(np.average(passed * shells.spread(model.solvent), weights=multiplicity)))
-    model = dataclasses.replace(
-        model, envelope=_envelope((blurred - level) / max(spread, 1e-12), threshold), level=level
-    )
+        spread, particles = (
+            float(np.sqrt(np.average(passed * shells.spread(power), weights=multiplicity)))
+            for power in (model.solvent, model.particle)
+        )
+        threshold = float(np.clip(PARTICLE_SHARE * particles / spread, LEAST_THRESHOLD, LARGEST_THRESHOLD))
+    level = model.level if model.frozen else level
+    envelope = _envelope((blurred - level) / max(spread, 1e-12), tightness * threshold)
+    model = dataclasses.replace(model, envelope=envelope, level=level)
     return model if model.frozen else _with_moments(model, mean)
 
 
