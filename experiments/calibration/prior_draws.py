@@ -62,8 +62,10 @@ def model() -> tuple[SolventModel, np.ndarray]:
         signal=particle,
         solvent=solvent,
         particle=particle,
+        widening=ones,
         envelope=np.asarray(envelope, np.float32),
         level=0.0,
+        mean=np.zeros(SHAPE, np.float32),
     )
     return known, mask
 

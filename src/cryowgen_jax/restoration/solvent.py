@@ -10,7 +10,7 @@ Bayes). Given them the posterior is Gaussian: conjugate gradients give its mean.
 What the wedge hides is in no moment, so a model found in this way is too sure of objects that it took for solvent, at
 low frequency above all. By how much is seen by hiding more. A second, *blind* model is made without the tilts in the
 middle of the range, and its P_s multiplied, per shell, until its draws spread about its mean by as much as that misses
-there. A blind model has the harder task, and so the square root of the factor goes to the model itself, for the spread
+there. A blind model has the harder task, and so the factor to the power 0.6 goes to the model itself, for the spread
 only: the family is the Gaussian about the mean as found, by the choice of c', with the precision that the wider P_s
 gives. Draws of it, at which chains start, solve for a random right side (Papandreou and Yuille, NIPS 2010).
 """
@@ -42,7 +42,7 @@ PARTICLE_SHARE, LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.35, 1.0, 4.0
 TIGHTENING = (*np.linspace(1 / 6, 1, 12).tolist(), 1.0)
 SOLVING = 20  # steps of a chain that finding a mean, or drawing, by conjugate gradients takes about as long as
 BELOW, SOFTNESS = 5.0, 0.6
-LEVEL_POWER = 4  # of the envelope, that voxels weigh with in the level: a mode would jump from round to round
+LEVEL_WIDTH, SHIFTS = 0.7, 5  # of the level's window in standard deviations of solvent, and how often it moves
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
 LEAST_MEASURED = 1e-6  # of the spectrum's power without the mean: rounding
@@ -56,7 +56,7 @@ HIDDEN, MOST_HIDDEN = 0.5, 0.4
 WIDENINGS, BLIND_DRAWS = 3, 4  # rounds of finding the factor on P_s, and draws in each
 LARGEST_WIDENING, POOLED = 10.0, 3  # of a round; and the shells that are looked at together
 SIGNIFICANT = 2.0  # standard errors
-SHARE_OF_WIDENING = 0.5  # of the factor's logarithm that the model gets
+SHARE_OF_WIDENING = 0.6  # of the factor's logarithm that the model gets
 MOST_SOLVENT = 0.9  # of P_p that the factor may make of P_s
 
 
@@ -277,13 +277,13 @@ def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventMo
         level, spread = spectra.solvent_level(blurred)
         threshold = LARGEST_THRESHOLD
     else:
-        level = float(np.average(blurred, weights=model.envelope**LEVEL_POWER + 1e-6))
         passed = np.exp(-4 * np.pi**2 * BLUR**2 * fourier.radial_frequency(shells.shape) ** 2)
         multiplicity = np.broadcast_to(fourier.multiplicity(shells.shape), passed.shape)
         spread, particles = (
             float(np.sqrt(np.average(passed * shells.spread(power), weights=multiplicity)))
             for power in (model.solvent, model.particle)
         )
+        level = _shifted(model.level, blurred, LEVEL_WIDTH * spread)
         threshold = float(np.clip(PARTICLE_SHARE * particles / spread, LEAST_THRESHOLD, LARGEST_THRESHOLD))
     level = model.level if model.frozen else level
     envelope = _envelope((blurred - level) / max(spread, 1e-12), tightness * threshold)
@@ -325,6 +325,14 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
     solvent = np.maximum(gain * solvent, LEAST_SOLVENT * particle)
     noise = np.maximum(noise, np.maximum(LEAST_NOISE * signal, LEAST_SHELL * signal.max()))
     return dataclasses.replace(model, noise=noise, signal=signal, solvent=solvent, particle=particle)
+
+
+def _shifted(level: float, volume: np.ndarray, width: float) -> float:
+    """Mode of the voxels near ``level``, by mean shift (Comaniciu and Meer, PAMI 2002): it moves without jumps."""
+    for _ in range(SHIFTS):
+        weights = np.exp(-0.5 * ((volume - level) / width) ** 2)
+        level = float(np.sum(weights * volume, dtype=np.float64) / max(np.sum(weights, dtype=np.float64), 1e-30))
+    return level
 
 
 def _flat_tail(shells: Shells, total: np.ndarray, enough: np.ndarray) -> bool:
