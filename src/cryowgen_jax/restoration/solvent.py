@@ -34,14 +34,15 @@ from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
-BLUR = 1.0  # voxels, before solvent is told from particle
+# Blur before solvent is told from particle: this share of the wavelength where noise outgrows signal; bounds in voxels.
+BLUR, LEAST_BLUR, LARGEST_BLUR = 0.2, 1.0, 2.0
 # After the blur solvent lies between -BELOW of its own standard deviations and a threshold: this share of the standard
 # deviation of particles, within bounds that are in those of solvent again. The threshold tightens from round to round:
 # what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
 PARTICLE_SHARE, LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.35, 1.0, 4.0
 TIGHTENING = (*np.linspace(1 / 6, 1, 12).tolist(), 1.0)
 SOLVING = 20  # steps of a chain that finding a mean, or drawing, by conjugate gradients takes about as long as
-BELOW, SOFTNESS = 5.0, 0.6
+BELOW, SOFTNESS = 5.0, 0.5
 LEVEL_WIDTH, SHIFTS = 0.7, 5  # of the level's window in standard deviations of solvent, and how often it moves
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
@@ -80,6 +81,13 @@ class SolventModel(VolumeModel):
     def widened(self) -> np.ndarray:
         """P_s per shell as it shapes the spread."""
         return np.maximum(self.solvent, np.minimum(self.widening * self.solvent, MOST_SOLVENT * self.particle))
+
+    @property
+    def blur(self) -> float:
+        """Standard deviation in voxels."""
+        noisy = np.flatnonzero(self.signal[1:] < self.noise[1:]) + 1
+        shortest = self.shells.centre[noisy[0]] if noisy.size else 0.5
+        return float(np.clip(BLUR / shortest, LEAST_BLUR, LARGEST_BLUR))
 
     @property
     def firmness(self) -> np.ndarray:
@@ -272,12 +280,12 @@ def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventMo
     ``tightness`` is the share of the threshold at which solvent is to end.
     """
     shells = model.shells
-    blurred = spectra.blur(mean, BLUR)
+    blurred = spectra.blur(mean, model.blur)
     if not model.solvent.any():
         level, spread = spectra.solvent_level(blurred)
         threshold = LARGEST_THRESHOLD
     else:
-        passed = np.exp(-4 * np.pi**2 * BLUR**2 * fourier.radial_frequency(shells.shape) ** 2)
+        passed = np.exp(-4 * np.pi**2 * model.blur**2 * fourier.radial_frequency(shells.shape) ** 2)
         multiplicity = np.broadcast_to(fourier.multiplicity(shells.shape), passed.shape)
         spread, particles = (
             float(np.sqrt(np.average(passed * shells.spread(power), weights=multiplicity)))
