@@ -114,7 +114,7 @@ def chains(key: jax.Array, posterior: cg.Posterior, *, num_chains: int) -> jax.A
     pilot = cg.sample(
         pilot_key, posterior, sampler="preconditioned", num_chains=1, num_steps=FIRST_STEPS, warmup=FIRST_STEPS
     )
-    start = draws.starts(start_key, known, pilot.mean, mask, num_chains)
+    start = draws.starts(start_key, dataclasses.replace(known, mean=pilot.mean), mask, num_chains)
     walked = cg.sample(
         key,
         posterior,

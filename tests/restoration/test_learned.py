@@ -75,10 +75,7 @@ def test_measured_coefficients_vary_no_more_than_the_noise():
 
 
 def test_starts_are_draws_of_the_posterior(rng):
-    draws = [
-        model().draw_near(jnp.asarray(rng.normal(size=(2, *SHAPE)), jnp.float32), jnp.asarray(model().mean), MASK)
-        for _ in range(20)
-    ]
+    draws = [model().draw(jnp.asarray(rng.normal(size=(2, *SHAPE)), jnp.float32), MASK) for _ in range(20)]
     squares = np.mean([model().precision * whitened(np.asarray(d) - model().mean) ** 2 for d in draws])
     assert squares == pytest.approx(1, abs=4 * np.sqrt(2 / (20 * np.prod(SHAPE))))
 

@@ -187,12 +187,8 @@ def test_a_higher_threshold_leaves_more_to_solvent():
 def test_starts_have_the_spread_of_their_kind_of_voxel(kind):
     model, *_ = models()
     envelope = np.full(SHAPE, 1.0 if kind == "solvent" else 0.0, np.float32)
-    model = dataclasses.replace(model, envelope=envelope)
-    mean = jnp.full(SHAPE, 0.3)
-    draws = [
-        np.asarray(model.draw_near(jax.random.normal(jax.random.key(i), (2, *SHAPE)), mean, MASK)) - 0.3
-        for i in range(6)
-    ]
+    model = dataclasses.replace(model, envelope=envelope, mean=np.full(SHAPE, 0.3, np.float32))
+    draws = [np.asarray(model.draw(jax.random.normal(jax.random.key(i), (2, *SHAPE)), MASK)) - 0.3 for i in range(6)]
     precision = MASK / model.shells.spread(model.noise) + 1 / model.shells.spread(model.particle)
     if kind == "solvent":
         precision = precision + 1 / model.shells.spread(model.solvent)
@@ -213,7 +209,7 @@ def test_starts_are_draws_of_the_posterior(widening):
     log_density = jax.jit(posterior.log_density)
 
     def depth(noises, model=model):
-        return 2 * float(log_density(mean) - log_density(model.draw_near(noises, mean, MASK))) / np.prod(SHAPE)
+        return 2 * float(log_density(mean) - log_density(model.draw(noises, MASK))) / np.prod(SHAPE)
 
     noises = [jax.random.normal(jax.random.key(i), (2, *SHAPE)) for i in range(4)]
     error = 4 * np.sqrt(2 / (len(noises) * np.prod(SHAPE))) + 2e-3  # and what conjugate gradients leave
@@ -300,14 +296,12 @@ def spread_over_error(seed):
     """In the wedge of a tomogram whose truth is known: of the family, and without the widening."""
     sim = tomogram(0.1, seed)
     halves, scale = standardised(sim.half1, sim.half2)
-    model, mean = draws.fit(halves, MASK, Geometry((-60, 60)), None)
+    model = draws.fit(halves, MASK, Geometry((-60, 60)), None)
     ratios = []
     for widening in (model.widening, np.ones_like(model.widening)):
-        starts = draws.starts(
-            jax.random.key(4), dataclasses.replace(model, widening=widening), mean, MASK, num_chains=6
-        )
-        spread = np.mean([missing_energy(start - mean) for start in starts])
-        ratios.append(spread / missing_energy(sim.truth / scale - mean))
+        starts = draws.starts(jax.random.key(4), dataclasses.replace(model, widening=widening), MASK, num_chains=6)
+        spread = np.mean([missing_energy(start - model.mean) for start in starts])
+        ratios.append(spread / missing_energy(sim.truth / scale - model.mean))
     return ratios
 
 

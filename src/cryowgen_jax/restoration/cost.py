@@ -80,9 +80,9 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    solved = 0 if learned else len(solvent.TIGHTENING) + num_chains
-    once = 0 if learned else len(solvent.TIGHTENING) + solvent.WIDENINGS * (1 + solvent.BLIND_DRAWS) + 1
-    steps = num_tiles * (solvent.SOLVING * solved + num_chains * (num_steps + warmup)) + solvent.SOLVING * once
+    rounds = len(solvent.TIGHTENING)
+    solved = num_tiles * (rounds + num_chains) + rounds + solvent.WIDENINGS * solvent.BLIND_DRAWS
+    steps = num_tiles * num_chains * (num_steps + warmup) + (0 if learned else solvent.SOLVING * solved)
     seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 15.0
     return Cost(seconds, needed(alive), None if alive == num_chains else alive)
 

@@ -74,8 +74,8 @@ def model_of(
     neighbour: VolumeModel | None = None,
     *,
     of_spread: bool = True,
-) -> tuple[VolumeModel, Array]:
-    """The model that the witness asks for, and where its posterior's mean is about; a ``neighbour`` lends spectra.
+) -> VolumeModel:
+    """The model that the witness asks for; a ``neighbour`` lends spectra.
 
     Without ``of_spread`` a solvent model is left as it makes its mean.
     """
@@ -85,7 +85,7 @@ def model_of(
         model = learned.model_of(witness, halves, mask, geometry, of_its_kind)
         if report is not None:
             report(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
-        return model, jnp.asarray(model.center)
+        return model
     lender = neighbour if isinstance(neighbour, solvent.SolventModel) else None
     return fit(halves, mask, geometry, report, lender, of_spread=of_spread)
 
@@ -98,10 +98,11 @@ def fit(
     neighbour: solvent.SolventModel | None = None,
     *,
     of_spread: bool = True,
-) -> tuple[solvent.SolventModel, Array]:
-    """Estimate a solvent model, or only its envelope where a ``neighbour`` lends the rest; and its mean."""
-    seen = solvent.without_middle(mask, halves[0].shape, geometry)
-    widened = of_spread and neighbour is None and bool(np.any(seen != mask))
+) -> solvent.SolventModel:
+    """Estimate a solvent model, or only its envelope and mean where a ``neighbour`` lends the rest."""
+    alone = of_spread and neighbour is None
+    seen = solvent.without_middle(mask, halves[0].shape, geometry) if alone else mask
+    widened = bool(np.any(seen != mask))
     rounds, started = len(solvent.TIGHTENING) - 1, time.monotonic()
 
     def told(step: int) -> None:
@@ -115,7 +116,7 @@ def fit(
         blind = _settle(solvent.first_model(halves, seen), seen, lambda step: told(rounds + step))
         model = solvent.widen(model, mask, blind, seen)
         told(2 * rounds + 1)
-    return model, jnp.asarray(model.mean)
+    return model
 
 
 def _settle(model: solvent.SolventModel, mask: np.ndarray, told: Callable[[int], None]) -> solvent.SolventModel:
@@ -133,7 +134,6 @@ def _settle(model: solvent.SolventModel, mask: np.ndarray, told: Callable[[int],
 def starts(
     key: PRNGKey,
     model: VolumeModel,
-    estimate: Array,
     mask: np.ndarray,
     num_chains: int,
     draw_noise: NoiseFn = samplers.white_noise,
@@ -141,10 +141,10 @@ def starts(
     """One start a chain, drawn from the posterior."""
 
     def noise(number: int) -> Array:
-        return draw_noise(jax.random.fold_in(key, number), estimate.shape)
+        return draw_noise(jax.random.fold_in(key, number), model.shells.shape)
 
     pairs = (jnp.stack([noise(2 * i), noise(2 * i + 1)]) for i in range(num_chains))
-    return jnp.stack([model.draw_near(pair, estimate, mask) for pair in pairs])
+    return jnp.stack([model.draw(pair, mask) for pair in pairs])
 
 
 def posterior_of(model: VolumeModel, mask: np.ndarray, witness: Witness, center: Array | None) -> Posterior:

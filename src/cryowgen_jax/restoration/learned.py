@@ -61,7 +61,6 @@ class LearnedModel(VolumeModel):
     """m, e (per voxel) and V (per coefficient); ``signal`` per shell is what the network was told, M the mask."""
 
     signal: np.ndarray
-    mean: np.ndarray
     precision: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
@@ -99,10 +98,10 @@ class LearnedModel(VolumeModel):
         local = SolventWitness(jnp.asarray(self.firmness), jnp.asarray(whitening, jnp.float32), jnp.asarray(self.mean))
         return SumWitness((stationary, local))
 
-    def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
-        """A draw of the posterior about ``mean``: V^(1/2) s noise, the first of the two."""
+    def draw(self, noises: Array, mask: np.ndarray) -> Array:
+        """A draw of the posterior: its mean and V^(1/2) s noise, the first of the two."""
         scaled = fourier.rfftn(noises[0] / np.sqrt(self.precision)) * np.sqrt(self.variance)
-        return mean + fourier.irfftn(scaled, self.shells.shape)
+        return jnp.asarray(self.mean) + fourier.irfftn(scaled, self.shells.shape)
 
 
 def model_of(
@@ -139,7 +138,7 @@ def model_of(
     center = np.asarray(fourier.rfftn(jnp.asarray(guess.transpose(back) + np.float32(level))))
     blend = variance * (center / power + weight * data)
     mean = np.asarray(fourier.irfftn(jnp.asarray(blend, jnp.complex64), shells.shape))
-    return LearnedModel(shells, parts, rule, noise, signal, mean, precision, variance.astype(np.float32), mask)
+    return LearnedModel(shells, parts, rule, noise, mean, signal, precision, variance.astype(np.float32), mask)
 
 
 def _look(

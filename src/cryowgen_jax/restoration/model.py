@@ -34,7 +34,7 @@ class Geometry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class VolumeModel(abc.ABC):
-    """Half spectra of the data, their mean's noise per shell and where it comes from.
+    """Half spectra of the data, noise of their average per shell and where it comes from, and the posterior's mean.
 
     A subclass says what volumes are like: witness, centre and its precision, and where solvent is.
     """
@@ -43,6 +43,7 @@ class VolumeModel(abc.ABC):
     halves: tuple[np.ndarray, ...]
     noise_rule: str
     noise: np.ndarray
+    mean: np.ndarray
 
     @property
     @abc.abstractmethod
@@ -64,8 +65,8 @@ class VolumeModel(abc.ABC):
         """w, for the posterior's ``prior_precision``."""
 
     @abc.abstractmethod
-    def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
-        """A start for a chain, a draw of the posterior about ``mean``; ``noises`` are two white volumes."""
+    def draw(self, noises: Array, mask: np.ndarray) -> Array:
+        """A start for a chain, a draw of the posterior about its ``mean``; ``noises`` are two white volumes."""
 
     @property
     def observation(self) -> np.ndarray:

@@ -267,7 +267,7 @@ def in_one_box(
     """Restore standardised volumes as one Fourier box, by any method."""
     mask = mask_of(halves[0].shape)
     of_spread = method not in checks.POINT_METHODS
-    model, estimate = draws.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
+    model = draws.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
     posterior = draws.posterior_of(model, mask, witness, center)
     if method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)
@@ -277,7 +277,7 @@ def in_one_box(
     else:
         start = None
         if not callable(witness):
-            start = draws.starts(jax.random.fold_in(key, 2), model, estimate, mask, plan.num_chains)
+            start = draws.starts(jax.random.fold_in(key, 2), model, mask, plan.num_chains)
         drawn = draws.by_chains(
             jax.random.fold_in(key, 1), posterior, start, plan, checkpoint=checkpoint, report=report
         )

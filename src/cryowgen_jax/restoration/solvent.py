@@ -74,7 +74,6 @@ class SolventModel(VolumeModel):
     widening: np.ndarray
     envelope: np.ndarray
     level: float
-    mean: np.ndarray
     frozen: bool = False
 
     @property
@@ -122,9 +121,9 @@ class SolventModel(VolumeModel):
         right = fourier.irfftn(misfit, start.shape)
         return self.level + _solve(*precisions, right, start - self.level)
 
-    def draw_near(self, noises: Array, mean: Array, mask: np.ndarray) -> Array:
-        """A draw of the posterior about ``mean``: the one solution of a system with as much noise as precision."""
-        return mean + _perturb(*self._precisions(mask, self.widened), noises)
+    def draw(self, noises: Array, mask: np.ndarray) -> Array:
+        """A draw of the posterior about its mean: the one solution of a system with as much noise as precision."""
+        return jnp.asarray(self.mean) + _perturb(*self._precisions(mask, self.widened), noises)
 
     def _precisions(self, mask: np.ndarray, solvent: np.ndarray) -> tuple[Array, Array, Array, Array]:
         """M / N, 1 / P_p and 1 / P_s per coefficient, and the envelope."""
@@ -204,7 +203,7 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
         estimate = np.asarray(fourier.irfftn(jnp.asarray(data * wiener), shape))
     blank = np.zeros_like(signal)
     nothing = np.zeros(shape, np.float32)
-    model = SolventModel(shells, parts, rule, noise, signal, blank, blank, np.ones_like(signal), nothing, 0.0, nothing)
+    model = SolventModel(shells, parts, rule, noise, nothing, signal, blank, blank, np.ones_like(signal), nothing, 0.0)
     return update(model, estimate, TIGHTENING[0])
 
 
@@ -231,7 +230,7 @@ def without_middle(mask: np.ndarray, shape: tuple[int, ...], geometry: Geometry)
     low, high = geometry.tilt_range
     hidden = min(HIDDEN * (180 - (high - low)), MOST_HIDDEN * (high - low))
     middle = float(np.clip((low + high) / 2, -hidden / 2, hidden / 2))  # a range of tilts is one within +-90
-    third = next(name for name, axis in AXES.items() if axis == geometry.order[2])
+    (third,) = {*AXES} - {geometry.tilt_axis, geometry.beam_axis}
     # with the third axis for the beam, tilt a is 90 - a
     kept = (hidden / 2 - 90 - middle, 90 - hidden / 2 - middle)
     return mask * np.asarray(wedge_mask(shape, kept, tilt_axis=geometry.tilt_axis, beam_axis=third))
@@ -251,22 +250,22 @@ def widen(model: SolventModel, mask: np.ndarray, blind: SolventModel, seen: np.n
     def energy(spectrum: np.ndarray) -> np.ndarray:
         return pooled(shells.mean(hidden * spectra.power(spectrum)) * shells.count)
 
-    mean, count = jnp.asarray(blind.mean), np.maximum(pooled(shells.count), 1)
-    noise = pooled(blind.noise * shells.count)
-    missed = energy(model.observation - np.asarray(fourier.rfftn(mean))) - noise
+    mean = np.asarray(fourier.rfftn(jnp.asarray(blind.mean)))
+    noise, count = pooled(blind.noise * shells.count), np.maximum(pooled(shells.count), 1)
+    missed = energy(model.observation - mean) - noise
     for number in range(WIDENINGS):
         keys = jax.random.split(jax.random.key(number), BLIND_DRAWS)
-        noises = (jax.random.normal(key, (2, *mean.shape)) for key in keys)
-        draws = (np.asarray(fourier.rfftn(blind.draw_near(pair, mean, seen) - mean)) for pair in noises)
-        spread = sum(energy(draw) for draw in draws) / BLIND_DRAWS
+        noises = (jax.random.normal(key, (2, *shells.shape)) for key in keys)
+        draws = (np.asarray(fourier.rfftn(blind.draw(pair, seen))) for pair in noises)
+        spread = sum(energy(draw - mean) for draw in draws) / BLIND_DRAWS
         if number == 0:  # what the noise could have done by itself is no news
             missed = spread + _beyond(missed - spread, SIGNIFICANT * (noise + spread) * np.sqrt(2 / count))
         lacking = np.maximum(missed, 0) / np.maximum(spread, 1e-30)
         lacking = np.log(np.clip(lacking, 1 / LARGEST_WIDENING, LARGEST_WIDENING))
         # pooled once more: with one window alone what alternates from shell to shell would grow from round to round
-        widening = np.maximum(blind.widening * np.exp(pooled(lacking) / pooled(np.ones_like(lacking))), 1)
-        blind = dataclasses.replace(blind, widening=np.minimum(widening, MOST_SOLVENT * blind.particle / blind.solvent))
-    return dataclasses.replace(model, widening=np.maximum(blind.widening, 1.0) ** SHARE_OF_WIDENING)
+        factor = np.exp(pooled(lacking) / pooled(np.ones_like(lacking)))
+        blind = dataclasses.replace(blind, widening=factor * blind.widened / blind.solvent)
+    return dataclasses.replace(model, widening=(blind.widened / blind.solvent) ** SHARE_OF_WIDENING)
 
 
 def _beyond(values: np.ndarray, error: np.ndarray) -> np.ndarray:

@@ -130,13 +130,13 @@ def restore_tiles(
         smooth = [smooth_part(part) for part in parts]
         prepared = [jnp.asarray(part - s) for part, s in zip(parts, smooth, strict=True)]
         data_parts = tuple(prepared[: len(halves)])
-        own, estimate = draws.model_of(witness, data_parts, mask, geometry, told, model)
+        own = draws.model_of(witness, data_parts, mask, geometry, told, model)
         model = own if model is None else model
         noise = BlockNoise(jnp.asarray(tile.origin) // BLOCK)
         posterior = draws.posterior_of(own, mask, witness, None if center is None else prepared[-1])
         start = None
         if not callable(witness):
-            start = draws.starts(jax.random.fold_in(key, 2), own, estimate, mask, plan.num_chains, noise)
+            start = draws.starts(jax.random.fold_in(key, 2), own, mask, plan.num_chains, noise)
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"tile_{number:04d}"
         outcome = draws.by_chains(
             jax.random.fold_in(key, 1), posterior, start, plan, draw_noise=noise, checkpoint=folder, report=told
