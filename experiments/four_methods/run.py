@@ -45,6 +45,7 @@ COLUMNS = (
     "FSC area",
     "spread / error",
     "95 % coverage",
+    "cc error, spread",
     "ESS",
     "seconds",
 )
@@ -89,12 +90,13 @@ def row(tomogram: tomograms.Tomogram, name: str, answer: Answer) -> list[str]:
         band_correlation(true, mean, intervals.selection(mask, shape, "wedge", band), shape)
         for band in intervals.BANDS[:-1]
     ]
-    ratio = covered = np.nan
+    ratio = covered = sees = np.nan
     if 1 / np.sum(answer.weights**2) >= FEWEST:
         members = intervals.spectra(score.gain * answer.members)
         chosen = intervals.selection(mask, shape, "wedge", intervals.WHOLE)
         part = intervals.component(true, members, answer.weights, chosen, shape)
         ratio, covered = intervals.spread_over_error(part), intervals.coverage(part, (0.95,))[0]
+        sees = score.error_spread_correlation
     correlations = (*bands, score.in_wedge_correlation, score.measured_correlation, score.wedge_energy_ratio)
     area = float(np.mean(shell_correlation(true, mean, shape)))
     return [
@@ -103,9 +105,23 @@ def row(tomogram: tomograms.Tomogram, name: str, answer: Answer) -> list[str]:
         *(number(value, 3) for value in (*correlations, area)),
         number(ratio, 2),
         number(covered, 3),
+        number(sees, 3),
         number(answer.ess, 0 if answer.ess >= 10 else 1),
         number(answer.seconds, 0),
     ]
+
+
+def means(rows: list[list[str]]) -> list[list[str]]:
+    """One row a method, the mean over tomograms of what it has numbers for."""
+    found = []
+    for name in dict.fromkeys(line[1] for line in rows):
+        columns = list(zip(*(line[2:] for line in rows if line[1] == name), strict=True))
+        texts = []
+        for values in columns:
+            digits = max(len(value.partition(".")[2]) for value in values)
+            texts.append("-" if "-" in values else number(float(np.mean([float(v) for v in values])), digits))
+        found.append(["mean", name, *texts])
+    return found
 
 
 def number(value: float, digits: int) -> str:
@@ -184,6 +200,8 @@ def main() -> None:
         figure(tomogram, found, correlations).savefig(
             arguments.output / f"four_methods{f'_{count}' if count else ''}.png"
         )
+    if len({line[0] for line in rows}) > 1:
+        rows += means(rows)
     text = markdown_table(COLUMNS, rows)
     (arguments.output / "table.md").write_text(text)
     print(text)

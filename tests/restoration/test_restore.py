@@ -259,6 +259,14 @@ def test_a_crop_whose_faces_do_not_fit_and_a_constant_border():
     assert np.median(measured[MASK > 0]) < 1.1
 
 
+def test_the_mean_is_solved_for_and_not_that_of_the_chains():
+    other = restore(tomogram().half1, TILTS, key=jax.random.key(5), **QUICK)
+    np.testing.assert_array_equal(other.mean, quick().mean)
+    assert np.all(np.std(other.samples - quick().samples, axis=(1, 2, 3)) > 0)
+    off = np.mean(quick().samples, axis=0) - other.mean
+    assert np.mean(off**2) < 0.6 * np.mean(other.std**2)
+
+
 # Other witnesses, centres, methods
 
 

@@ -206,6 +206,9 @@ def test_starts_are_draws_of_the_posterior(widening):
     posterior = model.posterior(MASK)
     wiener = jax.jit(posterior.drift)(jnp.zeros(SHAPE))
     assert np.linalg.norm(jax.jit(posterior.drift)(mean)) < 0.02 * np.linalg.norm(wiener)
+    exactly = model.posterior_mean(mean, MASK, solvent.EXACTLY)
+    exact = dataclasses.replace(model, mean=np.asarray(exactly)).posterior(MASK)
+    assert np.linalg.norm(jax.jit(exact.drift)(exactly)) < 1e-3 * np.linalg.norm(wiener)
     log_density = jax.jit(posterior.log_density)
 
     def depth(noises, model=model):

@@ -14,7 +14,7 @@ import numpy as np
 
 from cryowgen_jax import potentials, samplers
 from cryowgen_jax.chains import Progress, sample
-from cryowgen_jax.methods import cryogen_map, cryogen_ot, cryowgen_mc
+from cryowgen_jax.methods import Family, cryogen_map, cryogen_ot, cryowgen_mc
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.restoration import learned, solvent, spectra
 from cryowgen_jax.restoration.learned import LearnedModel, LearnedWitness
@@ -63,6 +63,7 @@ class Draws(NamedTuple):
     acceptance: float
     step_size: float
     num_gradients: int
+    prior_precision: float
 
 
 def model_of(
@@ -128,7 +129,7 @@ def _settle(model: solvent.SolventModel, mask: np.ndarray, told: Callable[[int],
             raise InputError("no model fits this tomogram (its mean is not finite): check tilt_range and the axes")
         model = solvent.update(model, np.asarray(mean), tightness)
         told(number + 1)
-    return dataclasses.replace(model, mean=np.asarray(model.posterior_mean(mean, mask)))
+    return dataclasses.replace(model, mean=np.asarray(model.posterior_mean(mean, mask, solvent.EXACTLY)))
 
 
 def starts(
@@ -162,8 +163,10 @@ def posterior_of(model: VolumeModel, mask: np.ndarray, witness: Witness, center:
 
 def by_chains(
     key: PRNGKey,
-    posterior: Posterior,
-    start: Array | None,
+    model: VolumeModel,
+    mask: np.ndarray,
+    witness: Witness,
+    center: Array | None,
     plan: ChainPlan,
     *,
     draw_noise: NoiseFn | None = None,
@@ -172,13 +175,19 @@ def by_chains(
 ) -> Draws:
     """Draws by chains; ``draw_noise`` lets chains of overlapping volumes share their noise.
 
+    Chains of a model's own witness start at draws of the model. Where nothing else pulls at them the mean is that of
+    the model, which was solved for: that of the chains has their Monte-Carlo error besides.
+
     Raises
     ------
     InputError
         Where the chains diverge before they give a sample.
     """
+    posterior, start = posterior_of(model, mask, witness, center), None
+    if not callable(witness):
+        start = starts(jax.random.fold_in(key, 2), model, mask, plan.num_chains, draw_noise or samplers.white_noise)
     result = sample(
-        key,
+        jax.random.fold_in(key, 1),
         posterior,
         sampler=_sampler(posterior, draw_noise),
         num_chains=plan.num_chains,
@@ -198,7 +207,7 @@ def by_chains(
     latest_first = jnp.swapaxes(result.samples[:, ::-1], 0, 1)
     members = latest_first.reshape(-1, *latest_first.shape[2:])[: plan.num_samples]
     return Draws(
-        result.mean,
+        result.mean if callable(witness) or center is not None else model.mean,
         jnp.sqrt(result.variance),
         members,
         jnp.full((len(members),), 1 / len(members)),
@@ -209,6 +218,7 @@ def by_chains(
         float(result.acceptance),
         float(result.step_size),
         result.num_gradients,
+        float(posterior.prior_precision),
     )
 
 
@@ -227,15 +237,17 @@ def by_importance(key: PRNGKey, posterior: Posterior, num_candidates: int, num_s
     """Weighted draws of the Gaussian part, the heaviest of them."""
     family = cryowgen_mc(key, posterior, num_candidates=num_candidates, num_samples=num_samples, batch_size=1)
     ess = float(1 / jnp.sum(family.weights**2))
-    return Draws(
-        family.mean, family.std, family.samples, family.weights, "importance", "ok", ess, np.nan, 1.0, np.nan, 0
-    )
+    return _of_family(family, posterior, "importance", "ok", ess, 1.0)
 
 
 def by_ascent(key: PRNGKey, posterior: Posterior, method: str) -> Draws:
     """The one answer of a point estimate."""
     family = {"cryogen_map": cryogen_map, "cryogen_ot": cryogen_ot}[method](key, posterior)
     status = "ok" if bool(jnp.all(jnp.isfinite(family.mean))) else "not finite"
-    return Draws(
-        family.mean, family.std, family.samples, family.weights, "L-BFGS", status, np.nan, np.nan, np.nan, np.nan, 0
-    )
+    return _of_family(family, posterior, "L-BFGS", status, np.nan, np.nan)
+
+
+def _of_family(family: Family, posterior: Posterior, sampler: str, status: str, ess: float, acceptance: float) -> Draws:
+    """Draws that no chain made."""
+    beta, shown = float(posterior.prior_precision), (family.mean, family.std, family.samples, family.weights)
+    return Draws(*shown, sampler, status, ess, np.nan, acceptance, np.nan, 0, beta)

@@ -236,7 +236,7 @@ def restore(
             noise_rule=model.noise_rule,
             noise_std=float(np.sqrt(1 / model.data_weight) * abs(frame.scale)),
             data_weight=float(model.data_weight),
-            prior_precision=outcome.prior_precision,
+            prior_precision=drawn.prior_precision,
             ess=drawn.ess,
             r_hat=drawn.r_hat,
             acceptance=drawn.acceptance,
@@ -268,20 +268,16 @@ def in_one_box(
     mask = mask_of(halves[0].shape)
     of_spread = method not in checks.POINT_METHODS
     model = draws.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
+    if method == "cryowgen_langevin":
+        drawn = draws.by_chains(key, model, mask, witness, center, plan, checkpoint=checkpoint, report=report)
+        return TiledDraws(drawn, model, model.firmness)
     posterior = draws.posterior_of(model, mask, witness, center)
     if method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)
         drawn = draws.by_importance(jax.random.fold_in(key, 1), posterior, candidates, plan.num_samples)
-    elif method in checks.POINT_METHODS:
-        drawn = draws.by_ascent(jax.random.fold_in(key, 1), posterior, method)
     else:
-        start = None
-        if not callable(witness):
-            start = draws.starts(jax.random.fold_in(key, 2), model, mask, plan.num_chains)
-        drawn = draws.by_chains(
-            jax.random.fold_in(key, 1), posterior, start, plan, checkpoint=checkpoint, report=report
-        )
-    return TiledDraws(drawn, model, float(posterior.prior_precision), model.firmness)
+        drawn = draws.by_ascent(jax.random.fold_in(key, 1), posterior, method)
+    return TiledDraws(drawn, model, model.firmness)
 
 
 def found_contrast(tomogram: np.ndarray) -> str:

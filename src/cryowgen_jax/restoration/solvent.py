@@ -48,6 +48,7 @@ SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean a
 SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
 LEAST_MEASURED = 1e-6  # of the spectrum's power without the mean: rounding
 SOLVED, MOST_ITERATIONS = 1e-2, 200  # residual that conjugate gradients leave, of the right side
+EXACTLY = 1e-4  # the same for the mean that is reported
 # What a tomogram without noise, or particles in vacuum, would make singular: shares of the signal's and the particles'
 # power in the same shell, and of the strongest shell's. Below them nothing is known of what spectra look like.
 LEAST_NOISE, LEAST_SOLVENT, LEAST_SHELL = 1e-4, 5e-4, 1e-9
@@ -114,12 +115,12 @@ class SolventModel(VolumeModel):
         """Beta."""
         return np.float32(RELATIVE_TETHER / self.particle.max())
 
-    def posterior_mean(self, start: Array, mask: np.ndarray) -> Array:
-        """Its mean, by conjugate gradients from ``start``."""
+    def posterior_mean(self, start: Array, mask: np.ndarray, residual: float = SOLVED) -> Array:
+        """Its mean, by conjugate gradients from ``start`` until this share of the right side is left."""
         precisions = self._precisions(mask, self.solvent)
         misfit = precisions[0] * jnp.asarray(self.observation).at[0, 0, 0].add(-self.level * math.sqrt(start.size))
         right = fourier.irfftn(misfit, start.shape)
-        return self.level + _solve(*precisions, right, start - self.level)
+        return self.level + _solve(*precisions, right, start - self.level, residual)
 
     def draw(self, noises: Array, mask: np.ndarray) -> Array:
         """A draw of the posterior about its mean: the one solution of a system with as much noise as precision."""
@@ -138,11 +139,13 @@ def _perturb(data: Array, inside: Array, outside: Array, envelope: Array, noises
     stationary = fourier.filter_volume(noises[0], jnp.sqrt(data + inside))
     local = fourier.filter_volume(jnp.sqrt(envelope) * noises[1], jnp.sqrt(outside))
     start = fourier.filter_volume(noises[0], jax.lax.rsqrt(data + inside + jnp.mean(envelope) * outside))
-    return _solve(data, inside, outside, envelope, stationary + local, start)
+    return _solve(data, inside, outside, envelope, stationary + local, start, SOLVED)
 
 
 @platform.jit
-def _solve(data: Array, inside: Array, outside: Array, envelope: Array, right: Array, start: Array) -> Array:
+def _solve(
+    data: Array, inside: Array, outside: Array, envelope: Array, right: Array, start: Array, residual: float
+) -> Array:
     r"""Conjugate gradients for L z = right, :math:`L = F^{-1} (D + I) F + F^{-1} O^{1/2} F\, e\, F^{-1} O^{1/2} F`.
 
     D, I and O are precisions per coefficient. The unknowns are scaled so that the part of L that is diagonal in Fourier
@@ -160,7 +163,7 @@ def _solve(data: Array, inside: Array, outside: Array, envelope: Array, right: A
         apply,
         fourier.filter_volume(right, jax.lax.rsqrt(diagonal)),
         fourier.filter_volume(start, jnp.sqrt(diagonal)),
-        tol=SOLVED,
+        tol=residual,
         maxiter=MOST_ITERATIONS,
     )
     return fourier.filter_volume(found, jax.lax.rsqrt(diagonal))

@@ -56,7 +56,6 @@ class TiledDraws(NamedTuple):
 
     draws: Draws
     model: VolumeModel
-    prior_precision: float
     firmness: np.ndarray
 
 
@@ -122,7 +121,7 @@ def restore_tiles(
     data = np.mean(volumes[: len(halves)], axis=0)
     first = max(range(len(tiles)), key=lambda i: float(data[tiles[i].region].var()))
     whole = _Whole(volumes[0].shape, plan.num_samples)
-    outcomes, model, posterior = [], None, None
+    outcomes, model = [], None
     for count, number in enumerate([first, *(i for i in range(len(tiles)) if i != first)]):
         tile = tiles[number]
         told = _told(report, count, len(tiles))
@@ -133,21 +132,16 @@ def restore_tiles(
         own = draws.model_of(witness, data_parts, mask, geometry, told, model)
         model = own if model is None else model
         noise = BlockNoise(jnp.asarray(tile.origin) // BLOCK)
-        posterior = draws.posterior_of(own, mask, witness, None if center is None else prepared[-1])
-        start = None
-        if not callable(witness):
-            start = draws.starts(jax.random.fold_in(key, 2), own, mask, plan.num_chains, noise)
+        tether = None if center is None else prepared[-1]
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"tile_{number:04d}"
         outcome = draws.by_chains(
-            jax.random.fold_in(key, 1), posterior, start, plan, draw_noise=noise, checkpoint=folder, report=told
+            key, own, mask, witness, tether, plan, draw_noise=noise, checkpoint=folder, report=told
         )
         whole.add(tile, outcome, own.firmness, np.mean(smooth[: len(halves)], axis=0))
         outcomes.append(outcome._replace(mean=jnp.zeros(()), std=jnp.zeros(()), samples=jnp.zeros(())))
-    if model is None or posterior is None:
+    if model is None:
         raise InputError(f"no tile fits a tomogram of shape {shape}")
-    return TiledDraws(
-        whole.draws(outcomes, shape, model), model, float(posterior.prior_precision), whole.firmness_of(shape)
-    )
+    return TiledDraws(whole.draws(outcomes, shape, model), model, whole.firmness_of(shape))
 
 
 class _Whole:
@@ -181,6 +175,7 @@ class _Whole:
             outcomes[0].acceptance,
             outcomes[0].step_size,
             sum(outcome.num_gradients for outcome in outcomes),
+            outcomes[0].prior_precision,
         )
 
     def firmness_of(self, shape: tuple[int, ...]) -> np.ndarray:
