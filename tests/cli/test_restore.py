@@ -162,6 +162,7 @@ class TestWords:
 
     def test_importance_sampling_and_contradiction_are_said_once(self, files, tmp_path, no_pictures):
         command = ("restore", files.tomogram, "--tilt-range", -60, 45, *SHORT, "--method", "cryowgen_mc")
+        command = (*command, "--center", files.tomogram)  # or all weights would be alike
         outcome = cryowgen(*command, "-o", tmp_path / "out")
         assert outcome.status == 0
         warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]

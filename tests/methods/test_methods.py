@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import cryowgen_jax as cg
+from cryowgen_jax.methods import DefensiveMixture
 from cryowgen_jax.operators import Wedge
+from cryowgen_jax.potentials import gaussian_part, informed_part
+from cryowgen_jax.spatial import fourier
 from tests import oracles
 
 SHAPE = (2, 1, 3)
@@ -69,6 +72,42 @@ def test_a_flipped_witness_sign_gives_another_psi(key):
     flipped = jax.tree_util.Partial(lambda w, z: -w(z), problem.posterior.witness)
     other = dataclasses.replace(problem.posterior, witness=flipped)
     assert abs(cg.importance_sample(key, other, MANY, batch_size=BATCH).psi - problem.law.psi) > 0.3
+
+
+def test_an_amortised_reference_that_is_right_makes_all_weights_alike(key):
+    """Where a network says what tether and quadratic witness together would, nothing is left to weigh."""
+    problem = Problem("quadratic")
+    posterior, term = problem.posterior, problem.posterior.witness
+    precision = BETA + term.curvature
+    both = BETA * fourier.rfftn(posterior.center) + term.curvature * fourier.rfftn(term.mean)
+    right = informed_part(posterior, fourier.irfftn(both / precision, SHAPE), 1 / precision)
+    family = cg.importance_sample(key, posterior, FEW, reference=right)
+    np.testing.assert_allclose(family.ess, FEW, rtol=1e-4)
+    np.testing.assert_allclose(family.psi, problem.law.psi, atol=1e-3)
+    half = cg.importance_sample(key, posterior, FEW, reference=informed_part(posterior, term.mean, 0.5 / precision))
+    assert half.ess < 0.9 * FEW
+
+
+def test_a_bad_reference_is_made_safe(key, problem):
+    law, gaussian = problem.law, gaussian_part(problem.posterior)
+    off = informed_part(problem.posterior, volume(law.mean + 6.0), jnp.full(gaussian.precision.shape, 0.1))
+
+    def from_reference(reference):
+        return cg.importance_sample(key, problem.posterior, MANY, reference=reference, batch_size=BATCH)
+
+    plain, bad, safe = (
+        from_reference(gaussian),
+        from_reference(off),
+        from_reference(DefensiveMixture(off, gaussian, 0.5)),
+    )
+    assert bad.ess < 0.1 * safe.ess
+    assert safe.ess > 0.4 * plain.ess
+    for family in (plain, safe):
+        tolerance = 5 / np.sqrt(family.ess)
+        np.testing.assert_allclose(family.psi, law.psi, atol=tolerance)
+        sd = np.sqrt(np.diag(law.covariance)).max()
+        np.testing.assert_allclose(family.mean, law.mean.reshape(SHAPE), atol=sd * tolerance)
+    assert abs(bad.psi - law.psi) > 5 / np.sqrt(safe.ess)
 
 
 def test_ess_of_the_gaussian_reference_is_the_closed_form(key):

@@ -319,8 +319,21 @@ def test_a_witness_that_is_a_bare_function_is_sampled_with_metropolis():
     assert result.report.sampler == "pcnl"
 
 
+def test_importance_sampling_from_the_models_own_draws_agrees_with_the_chains():
+    """The posterior is what the model draws, so all weights are alike."""
+    result = restore(tomogram().half1, TILTS, method="cryowgen_mc", num_candidates=24, **QUICK)
+    assert_sound(result)
+    assert result.report.ess == pytest.approx(24, rel=1e-5)
+    assert not result.report.warnings
+    assert np.mean(result.std**2) == pytest.approx(np.mean(quick().std ** 2), rel=0.1)
+    off = np.mean((result.mean - quick().mean) ** 2) / np.mean(quick().std ** 2)
+    assert off == pytest.approx(1 / 24, rel=0.25)
+
+
 def test_importance_sampling_confesses():
-    result = restore(tomogram().half1, TILTS, method="cryowgen_mc", num_candidates=6, **QUICK)
+    """A centre pulls the posterior away from what the model draws."""
+    center = tomogram().truth - tomogram().truth.mean()
+    result = restore(tomogram().half1, TILTS, center=center, method="cryowgen_mc", num_candidates=6, **QUICK)
     assert np.isfinite(result.mean).all()
     assert result.report.ess < 1.5
     assert any("use cryowgen_langevin" in sentence for sentence in result.report.warnings)
@@ -329,8 +342,8 @@ def test_importance_sampling_confesses():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "likeness"), [("cryogen_map", 0.97), ("cryogen_ot", 0.7)])
-def test_point_estimates_are_one_answer_near_the_mean_of_the_family(method, likeness):
+@pytest.mark.parametrize(("method", "off"), [("cryogen_map", 0.01), ("cryogen_ot", 0.2)])
+def test_point_estimates_are_one_answer_near_the_mean_of_the_family(method, off):
     """The default model is Gaussian, so that its highest point is its mean; transport does without the tether."""
     sim = tomogram()
     family = restore(sim.half1, TILTS, half2=sim.half2, **QUICK)
@@ -339,7 +352,7 @@ def test_point_estimates_are_one_answer_near_the_mean_of_the_family(method, like
     np.testing.assert_array_equal(result.samples[0], result.mean)
     assert not result.std.any()
     assert any("says nothing of the error" in sentence for sentence in result.report.warnings)
-    assert np.corrcoef(result.mean.ravel(), family.mean.ravel())[0, 1] > likeness
+    assert np.std(result.mean - family.mean) < off * np.std(family.mean)
 
 
 # What cannot be used, and what is doubted

@@ -37,7 +37,7 @@ NAMES = {
 }
 HOW = {
     "cryowgen_langevin": "Langevin chains",
-    "cryowgen_mc": "importance sampling, known to fail on whole tomograms",
+    "cryowgen_mc": "importance sampling, from draws of the model itself",
     "cryogen_ot": "optimal transport, one answer",
     "cryogen_map": "maximum a posteriori, one answer",
 }

@@ -73,7 +73,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     metavar="NAME",
     default=METHODS[0],
     show_default=True,
-    help="cryowgen_langevin; to compare it with cryowgen_mc (importance sampling, poor on whole tomograms), or "
+    help="cryowgen_langevin; to compare it with cryowgen_mc (importance sampling, poor with --center), or "
     "cryogen_ot and cryogen_map, which give one volume and no spread.",
 )
 @click.option(

@@ -1,8 +1,18 @@
 """The methods by name: assembly only."""
 
 from cryowgen_jax.methods.family import Family
-from cryowgen_jax.methods.importance import cryowgen_mc, importance_sample
+from cryowgen_jax.methods.importance import DefensiveMixture, Reference, cryowgen_mc, heaviest, importance_sample
 from cryowgen_jax.methods.langevin import cryowgen_langevin
 from cryowgen_jax.methods.optimum import cryogen_map, cryogen_ot
 
-__all__ = ["Family", "cryogen_map", "cryogen_ot", "cryowgen_langevin", "cryowgen_mc", "importance_sample"]
+__all__ = [
+    "DefensiveMixture",
+    "Family",
+    "Reference",
+    "cryogen_map",
+    "cryogen_ot",
+    "cryowgen_langevin",
+    "cryowgen_mc",
+    "heaviest",
+    "importance_sample",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,57 @@ import jax.numpy as jnp
 from cryowgen_jax.methods.family import Family
 from cryowgen_jax.potentials import DataFit, Posterior, SumWitness, draw_conditional_prior, gaussian_part
 from cryowgen_jax.samplers import WeightedFamily, as_pytree, bind, weigh
-from cryowgen_jax.types import PRNGKey
+from cryowgen_jax.types import Array, PRNGKey
 
-Reference = Literal["gaussian", "conditional_prior"]
+
+@runtime_checkable
+class Reference(Protocol):
+    """What candidates may be drawn from; a pytree, such as a ``FourierGaussian``."""
+
+    def draw(self, key: PRNGKey) -> Array:
+        """One candidate."""
+        ...
+
+    def log_density(self, position: Array) -> Array:
+        """Log r(z), normalised (or Psi is off by what is missing)."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DefensiveMixture:
+    """Candidates from ``safe`` with probability ``share`` and from ``bold`` otherwise (Hesterberg, Technometrics 1995).
+
+    No weight is above that of ``safe`` alone divided by ``share``, however wrong ``bold`` is.
+    """
+
+    bold: Reference
+    safe: Reference
+    share: Array | float = 0.1
+
+    def draw(self, key: PRNGKey) -> Array:
+        """One candidate."""
+        which, own = jax.random.split(key)
+        return jnp.where(jax.random.bernoulli(which, self.share), self.safe.draw(own), self.bold.draw(own))
+
+    def log_density(self, position: Array) -> Array:
+        """Log of the mixture's density."""
+        return jnp.logaddexp(
+            jnp.log1p(-self.share) + self.bold.log_density(position),
+            jnp.log(self.share) + self.safe.log_density(position),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Excess:
+    """F(z) - log r(z)."""
+
+    posterior: Posterior
+    reference: Reference
+
+    def __call__(self, position: Array) -> Array:
+        return self.posterior.log_density(position) - self.reference.log_density(position)
 
 
 def importance_sample(
@@ -21,7 +69,7 @@ def importance_sample(
     posterior: Posterior,
     num_candidates: int,
     *,
-    reference: Reference = "gaussian",
+    reference: Literal["gaussian", "conditional_prior"] | Reference = "gaussian",
     batch_size: int = 16,
 ) -> WeightedFamily:
     r"""Importance sampling of a posterior.
@@ -38,7 +86,9 @@ def importance_sample(
         "conditional_prior": z_i from kappa = N(zbar, I/beta), the method as published, with
         l_i = w(z_i) - lambda/2 \|x - A z_i\|^2; its effective sample size is 1 beyond a few tens of measured
         coefficients. "gaussian": z_i from the exact Gaussian part N(mu0, C), with l_i = w(z_i): candidates already
-        agree with the data.
+        agree with the data. Or anything with ``draw(key)`` and ``log_density(z)``, l_i = F(z_i) - log r(z_i): an
+        amortised reference is ``informed_part(posterior, center, variance)`` with what a network says of them, made
+        safe by ``DefensiveMixture(it, gaussian_part(posterior))``.
     batch_size
         Candidates alive at a time.
 
@@ -69,17 +119,22 @@ def importance_sample(
         draw = bind(draw_conditional_prior, posterior)
         log_weight = SumWitness((witness, DataFit(decoder, posterior.observation, posterior.data_weight)))
         return weigh(key, draw, log_weight, log_integral, num_candidates, batch_size)
-    raise ValueError(f'reference={reference!r} is not known: give "gaussian" or "conditional_prior"')
+    if isinstance(reference, Reference):
+        excess = _Excess(posterior, as_pytree(reference))
+        return weigh(key, as_pytree(reference.draw), excess, jnp.zeros(()), num_candidates, batch_size)
+    known = 'give "gaussian", "conditional_prior", or what has draw(key) and log_density(position)'
+    raise ValueError(f"reference={reference!r} is not known: {known}")
 
 
 def cryowgen_mc(
     key: PRNGKey, posterior: Posterior, *, num_candidates: int = 256, num_samples: int = 8, batch_size: int = 16
 ) -> Family:
-    """CryoWGEN-I: ``num_candidates`` from the Gaussian part, of which the ``num_samples`` heaviest are returned.
+    """CryoWGEN-I: ``num_candidates`` from the Gaussian part, of which the ``num_samples`` heaviest are returned."""
+    return heaviest(importance_sample(key, posterior, num_candidates, batch_size=batch_size), num_samples)
 
-    Mean and std are over all candidates. The weights of the returned ones are renormalised to 1.
-    """
-    weighted = importance_sample(key, posterior, num_candidates, batch_size=batch_size)
-    heaviest = jnp.argsort(-weighted.log_weights)[: min(num_samples, num_candidates)]
-    weights = jax.nn.softmax(weighted.log_weights[heaviest])
-    return Family(weighted.samples[heaviest], weights, weighted.mean, jnp.sqrt(weighted.variance))
+
+def heaviest(candidates: WeightedFamily, num_samples: int) -> Family:
+    """The ``num_samples`` heaviest candidates, their weights renormalised; mean and std are those of all."""
+    chosen = jnp.argsort(-candidates.log_weights)[:num_samples]
+    weights = jax.nn.softmax(candidates.log_weights[chosen])
+    return Family(candidates.samples[chosen], weights, candidates.mean, jnp.sqrt(candidates.variance))

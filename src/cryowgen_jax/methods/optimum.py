@@ -13,10 +13,10 @@ import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.methods.family import Family
-from cryowgen_jax.potentials import Posterior, drawable_part
+from cryowgen_jax.potentials import Posterior, drawable_part, split
 from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, PRNGKey
+from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
 
 COLDEST = 1e-3  # temperature at which cryogen_ot looks for its answer
 MEMORY = 10  # past gradients of L-BFGS
@@ -30,12 +30,13 @@ def cryogen_map(key: PRNGKey, posterior: Posterior, *, num_steps: int = 200, num
     Parameters
     ----------
     key
-        For all starts but the first, which is the mean of the Gaussian part (z-bar where there is none).
+        For all starts but the first, which is the mean of what is Gaussian in the posterior (``potentials.split``).
     posterior
         The target; in CryoGEN-I w is minus an energy that was learned from re-degraded rotations.
     num_steps
-        Most steps of L-BFGS, in coordinates in which the Gaussian part is white, so that they do not feel lambda. It
-        ends earlier where the gradient has fallen below the resolution of float32.
+        Most steps of L-BFGS, in coordinates in which the same is white, quadratic witnesses and half of the bound on
+        the curvature of others included, so that they feel neither lambda nor how loose the tether is. It ends earlier
+        where the gradient has fallen below the resolution of float32.
     num_starts
         The answer is the best of as many ascents; further ones start from draws of the Gaussian part, or of the
         conditional prior.
@@ -86,12 +87,16 @@ def _climb(num_steps: int, num_starts: int) -> Callable[[PRNGKey, Posterior], Ar
 
 def _best_of(num_steps: int, num_starts: int, key: PRNGKey, posterior: Posterior) -> Array:
     gaussian = drawable_part(posterior)
+    stiff = gaussian
+    if isinstance(posterior.decoder, FourierDiagonal):
+        stiff, _ = split(posterior)
+    precision = jnp.maximum(stiff.precision, gaussian.precision)
 
     def unwhiten(u: Array) -> Array:
-        return fourier.filter_volume(u, jax.lax.rsqrt(gaussian.precision))
+        return fourier.filter_volume(u, jax.lax.rsqrt(precision))
 
     def one(index: Array) -> tuple[Array, Array]:
-        start = jnp.where(index == 0, gaussian.mean, gaussian.draw(jax.random.fold_in(key, index)))
+        start = jnp.where(index == 0, stiff.mean, gaussian.draw(jax.random.fold_in(key, index)))
         found = start + unwhiten(_minimum(lambda u: -posterior.log_density(start + unwhiten(u)), start, num_steps))
         return found, posterior.log_density(found)
 

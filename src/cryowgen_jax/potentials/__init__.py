@@ -6,6 +6,7 @@ from cryowgen_jax.potentials.gaussian import (
     contraction_gap,
     drawable_part,
     gaussian_part,
+    informed_part,
     split,
     split_tether,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "drawable_part",
     "gaussian_part",
     "has_curvature",
+    "informed_part",
     "is_stochastic",
     "largest_curvature",
     "log_normaliser",

@@ -52,6 +52,11 @@ class FourierGaussian:
         noise = fourier.rfftn(jax.random.normal(key, self.shape, self.precision.dtype))
         return fourier.irfftn(self.mean_spectrum + noise * jax.lax.rsqrt(self.precision), self.shape)
 
+    def log_density(self, position: Array) -> Array:
+        """Log N(z; mu, C), normalised."""
+        squared = self.precision * _power(fourier.rfftn(position) - self.mean_spectrum)
+        return -0.5 * jnp.sum((squared - jnp.log(self.precision / (2 * jnp.pi))) * fourier.multiplicity(self.shape))
+
 
 def gaussian_part(posterior: Posterior) -> FourierGaussian:
     """-lambda/2 |x - A z|^2 - beta/2 |z - zbar|^2 as a Gaussian measure.
@@ -62,6 +67,27 @@ def gaussian_part(posterior: Posterior) -> FourierGaussian:
         Where the decoder is not diagonal in Fourier space, so that the Gaussian part cannot be drawn exactly.
     """
     return _with_quadratics(posterior, ())
+
+
+def informed_part(posterior: Posterior, center: Array, variance: Array) -> FourierGaussian:
+    r"""The data's Gaussian part under another conditional prior N(center, P) in place of the tether.
+
+    .. math:: C_k = (\lambda t_k^2 + 1 / P_k)^{-1}, \qquad \mu_k = C_k (\lambda t_k x_k + \hat z_k / P_k),
+
+    the reference of an amortised CryoWGEN-I, with what a network says of the centre and P (``models.prior``).
+
+    Parameters
+    ----------
+    posterior
+        Its decoder has to be diagonal in Fourier space.
+    center
+        A volume.
+    variance
+        P_k > 0 in rfftn layout.
+    """
+    return _with_quadratics(
+        dataclasses.replace(posterior, prior_precision=0.0), (QuadraticWitness(1 / jnp.asarray(variance), center),)
+    )
 
 
 def drawable_part(posterior: Posterior) -> FourierGaussian:

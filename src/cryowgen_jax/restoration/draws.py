@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax import potentials, samplers
+from cryowgen_jax import platform, potentials, samplers
 from cryowgen_jax.chains import Progress, sample
-from cryowgen_jax.methods import Family, cryogen_map, cryogen_ot, cryowgen_mc
+from cryowgen_jax.methods import Family, cryogen_map, cryogen_ot, heaviest, importance_sample
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.restoration import learned, solvent, spectra
 from cryowgen_jax.restoration.learned import LearnedModel, LearnedWitness
@@ -233,16 +233,57 @@ def _sampler(posterior: Posterior, draw_noise: NoiseFn | None) -> Any:
     return samplers.preconditioned(remainder, gaussian, step_size, draw_noise)
 
 
-def by_importance(key: PRNGKey, posterior: Posterior, num_candidates: int, num_samples: int) -> Draws:
-    """Weighted draws of the Gaussian part, the heaviest of them."""
-    family = cryowgen_mc(key, posterior, num_candidates=num_candidates, num_samples=num_samples, batch_size=1)
-    ess = float(1 / jnp.sum(family.weights**2))
-    return _of_family(family, posterior, "importance", "ok", ess, 1.0)
+def by_importance(
+    key: PRNGKey,
+    model: VolumeModel,
+    mask: np.ndarray,
+    witness: Witness,
+    center: Array | None,
+    num_candidates: int,
+    num_samples: int,
+    report: Callable[[Progress], None] | None = None,
+) -> Draws:
+    """Weighted draws, of which the heaviest are returned.
+
+    The reference is what the model draws by itself, the solvent model or what a network says of the tomogram; a
+    caller's own witness meets draws of the posterior's Gaussian part.
+    """
+    posterior = posterior_of(model, mask, witness, center)
+    if callable(witness):
+        family = importance_sample(jax.random.fold_in(key, 1), posterior, num_candidates, batch_size=1)
+    else:
+        family = _weighted_by(key, posterior, model, mask, num_candidates, report)
+    return _of_family(heaviest(family, num_samples), posterior, "importance", "ok", float(family.ess), 1.0)
 
 
-def by_ascent(key: PRNGKey, posterior: Posterior, method: str) -> Draws:
+def _weighted_by(
+    key: PRNGKey,
+    posterior: Posterior,
+    model: VolumeModel,
+    mask: np.ndarray,
+    num_candidates: int,
+    report: Callable[[Progress], None] | None,
+) -> samplers.WeightedFamily:
+    """Draws of a model weighted by the posterior over the model's own: all alike unless a centre pulls at them."""
+    started, candidates, log_weights = time.monotonic(), [], []
+    own = model.posterior(mask)
+    excess = platform.jit(lambda target, own, z: target.log_density(z) - own.log_density(z))
+    for number in range(num_candidates):
+        (candidate,) = starts(jax.random.fold_in(key, number), model, mask, 1)
+        candidates.append(candidate)
+        log_weights.append(excess(posterior, own, candidate))
+        if report is not None:
+            seconds = time.monotonic() - started
+            report(Progress("drawing candidates", number + 1, num_candidates, 1.0, seconds))
+    return samplers.weighted(jnp.stack(candidates), jnp.stack(log_weights))
+
+
+def by_ascent(
+    key: PRNGKey, model: VolumeModel, mask: np.ndarray, witness: Witness, center: Array | None, method: str
+) -> Draws:
     """The one answer of a point estimate."""
-    family = {"cryogen_map": cryogen_map, "cryogen_ot": cryogen_ot}[method](key, posterior)
+    posterior = posterior_of(model, mask, witness, center)
+    family = {"cryogen_map": cryogen_map, "cryogen_ot": cryogen_ot}[method](jax.random.fold_in(key, 1), posterior)
     status = "ok" if bool(jnp.all(jnp.isfinite(family.mean))) else "not finite"
     return _of_family(family, posterior, "L-BFGS", status, np.nan, np.nan)
 

@@ -141,8 +141,9 @@ def restore(
         A volume in the tomogram's units to tether to, such as another tool's restoration of other data; by default the
         solvent level, loosely.
     method
-        "cryowgen_langevin" (chains); for comparison "cryowgen_mc" (importance sampling, whose effective sample size is
-        near 1 on volumes), and the point estimates "cryogen_ot" and "cryogen_map" (one sample, no spread).
+        "cryowgen_langevin" (chains); for comparison "cryowgen_mc" (importance sampling from the model's own
+        draws; with a centre or another witness its effective sample size is near 1), and the point estimates
+        "cryogen_ot" and "cryogen_map" (one sample, no spread).
     num_samples
         K. Spread and intervals that are taken from few members are too narrow (Student's t has wider tails than a
         Gaussian); ``std`` rests on all steps.
@@ -270,13 +271,11 @@ def in_one_box(
     model = draws.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
     if method == "cryowgen_langevin":
         drawn = draws.by_chains(key, model, mask, witness, center, plan, checkpoint=checkpoint, report=report)
-        return TiledDraws(drawn, model, model.firmness)
-    posterior = draws.posterior_of(model, mask, witness, center)
-    if method == "cryowgen_mc":
+    elif method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)
-        drawn = draws.by_importance(jax.random.fold_in(key, 1), posterior, candidates, plan.num_samples)
+        drawn = draws.by_importance(key, model, mask, witness, center, candidates, plan.num_samples, report)
     else:
-        drawn = draws.by_ascent(jax.random.fold_in(key, 1), posterior, method)
+        drawn = draws.by_ascent(key, model, mask, witness, center, method)
     return TiledDraws(drawn, model, model.firmness)
 
 

@@ -1,7 +1,7 @@
 """Markov kernels with BlackJAX's (init, step), and importance sampling. They know densities, not tomograms."""
 
 from cryowgen_jax.samplers.binding import algorithm, as_pytree, bind
-from cryowgen_jax.samplers.importance import WeightedFamily, weigh
+from cryowgen_jax.samplers.importance import WeightedFamily, weigh, weighted
 from cryowgen_jax.samplers.independent import build as independent
 from cryowgen_jax.samplers.kinetic import LONGEST_STEP, Regressors, acceptance_of_a_part, regression, regressors, score
 from cryowgen_jax.samplers.kinetic import build as kinetic
@@ -41,5 +41,6 @@ __all__ = [
     "stochastic",
     "tempered",
     "weigh",
+    "weighted",
     "white_noise",
 ]

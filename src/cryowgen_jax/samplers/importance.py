@@ -76,11 +76,16 @@ def _weigh(
         return position, log_weight(position)
 
     samples, log_weights = jax.lax.map(candidate, jnp.arange(num_candidates), batch_size=batch_size)
+    return weighted(samples, log_weights, log_integral)
+
+
+def weighted(samples: Array, log_weights: Array, log_integral: Array | float = 0.0) -> WeightedFamily:
+    """Candidates (K, ...) that were drawn already, with l_i less ``log_integral``, (K,); as in :func:`weigh`."""
     weights = jax.nn.softmax(log_weights)
     broadcast = weights.reshape((-1,) + (1,) * (samples.ndim - 1))
     mean = jnp.sum(broadcast * samples, axis=0)
     variance = jnp.sum(broadcast * (samples - mean[None]) ** 2, axis=0)
-    log_mean = jax.nn.logsumexp(log_weights) - jnp.log(num_candidates)
+    log_mean = jax.nn.logsumexp(log_weights) - jnp.log(len(log_weights))
     return WeightedFamily(
         samples, log_weights + log_integral, mean, variance, 1 / jnp.sum(weights**2), -log_mean - log_integral
     )
