@@ -85,6 +85,36 @@ def test_coloured_noise_is_left_below_the_power_of_the_tomogram():
     assert np.all(model.noise[filled][1:] < total[filled][1:])
 
 
+def ball_in_vacuum():
+    """A textured ball, seen through the wedge without noise: truth, model and mean."""
+    rng = np.random.default_rng(8)
+    inside = sum((np.arange(n) - n / 2).reshape(-1, *(1,) * (2 - axis)) ** 2 for axis, n in enumerate(SHAPE)) < 8**2
+    texture = gaussian_filter(rng.standard_normal(SHAPE), 1.5, mode="wrap")
+    truth = gaussian_filter(inside * (1 + texture / texture.std()), 0.7, mode="wrap")
+    (data,), scale = standardised(through_wedge(truth))
+    model = solvent.first_model((data,), MASK)
+    mean = data
+    for tightness in solvent.TIGHTENING[1:]:
+        mean = model.posterior_mean(mean, MASK)
+        model = solvent.update(model, np.asarray(mean), tightness)
+    return truth / scale, model, np.asarray(model.posterior_mean(mean, MASK))
+
+
+def test_a_map_without_noise_is_told_from_coloured_noise(monkeypatch):
+    def wedge_correlation(truth, mean):
+        a, b = (np.fft.rfftn(v)[MASK == 0] for v in (truth, mean))
+        return np.vdot(a, b).real / np.sqrt(np.vdot(a, a).real * np.vdot(b, b).real)
+
+    assert coloured_model().cleanness == 0.0
+    assert models()[0].cleanness == models()[2].cleanness == 0.0
+    truth, model, mean = ball_in_vacuum()
+    assert model.noise_rule.startswith("coloured")
+    assert model.cleanness == 1.0
+    found = wedge_correlation(truth, mean)
+    monkeypatch.setattr(solvent, "_cleanness", lambda shares, shells: 0.0)
+    assert found > wedge_correlation(truth, ball_in_vacuum()[2]) + 0.02
+
+
 @pytest.mark.parametrize("which", [0, 2])
 def test_spectra_are_positive_and_particles_have_no_less_power_than_solvent(which):
     model = models()[which]

@@ -39,19 +39,22 @@ BLUR, LEAST_BLUR, LARGEST_BLUR = 0.2, 1.0, 2.0
 # After the blur solvent lies between -BELOW of its own standard deviations and a threshold: this share of the standard
 # deviation of particles, within bounds that are in those of solvent again. The threshold tightens from round to round:
 # what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
-PARTICLE_SHARE, LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.35, 1.0, 4.0
+PARTICLE_SHARE, LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.35, 1.0, (4.0, 16.0)
 TIGHTENING = (*np.linspace(1 / 6, 1, 12).tolist(), 1.0)
 SOLVING = 20  # steps of a chain that finding a mean, or drawing, by conjugate gradients takes about as long as
 BELOW, SOFTNESS = 5.0, 0.5
 LEVEL_WIDTH, SHIFTS = 0.7, 5  # of the level's window in standard deviations of solvent, and how often it moves
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
-SOLVENT_SHARE = 0.2  # of the power found in solvent, where one tomogram with coloured noise cannot tell noise from it
+SOLVENT_SHARE = (0.2, 0.9)  # of the power found in solvent, where one tomogram with coloured noise cannot tell them
+# Pairs are for tomograms and for clean maps. One tomogram that is not white counts as clean as far as solvent has less
+# than these shares of the power, at the median of the shells between these frequencies (cycles per voxel).
+CLEAN, CLEAN_BAND = (0.3, 0.1), (0.05, 0.25)
 LEAST_MEASURED = 1e-6  # of the spectrum's power without the mean: rounding
 SOLVED, MOST_ITERATIONS = 1e-2, 200  # residual that conjugate gradients leave, of the right side
 EXACTLY = 1e-4  # the same for the mean that is reported
 # What a tomogram without noise, or particles in vacuum, would make singular: shares of the signal's and the particles'
 # power in the same shell, and of the strongest shell's. Below them nothing is known of what spectra look like.
-LEAST_NOISE, LEAST_SOLVENT, LEAST_SHELL = 1e-4, 5e-4, 1e-9
+LEAST_NOISE, LEAST_SOLVENT, LEAST_SHELL = 1e-4, (5e-4, 1e-4), 1e-9
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest 1 / P_p
 # What is hidden from a blind model: half as many degrees as are missing, this share of the range at most.
 HIDDEN, MOST_HIDDEN = 0.5, 0.4
@@ -67,6 +70,7 @@ class SolventModel(VolumeModel):
     """Spectra per shell, envelope and level. In a ``frozen`` model all but the envelope stays as it is.
 
     ``solvent`` is P_s as it makes the ``mean``, ``widening`` the factor on it that makes the spread.
+    ``cleanness``, 0 to 1, says how much this is a map without noise rather than a tomogram.
     """
 
     signal: np.ndarray
@@ -76,6 +80,7 @@ class SolventModel(VolumeModel):
     envelope: np.ndarray
     level: float
     frozen: bool = False
+    cleanness: float = 0.0
 
     @property
     def widened(self) -> np.ndarray:
@@ -207,7 +212,10 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     blank = np.zeros_like(signal)
     nothing = np.zeros(shape, np.float32)
     model = SolventModel(shells, parts, rule, noise, nothing, signal, blank, blank, np.ones_like(signal), nothing, 0.0)
-    return update(model, estimate, TIGHTENING[0])
+    first = update(model, estimate, TIGHTENING[0])
+    if first.cleanness > 0:  # its threshold is higher, which is known only now
+        first = update(dataclasses.replace(model, cleanness=first.cleanness), estimate, TIGHTENING[0])
+    return first
 
 
 def _require_signal(whole: list[np.ndarray], parts: tuple[np.ndarray, ...]) -> None:
@@ -285,7 +293,7 @@ def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventMo
     blurred = spectra.blur(mean, model.blur)
     if not model.solvent.any():
         level, spread = spectra.solvent_level(blurred)
-        threshold = LARGEST_THRESHOLD
+        threshold = _between(LARGEST_THRESHOLD, model.cleanness)
     else:
         passed = np.exp(-4 * np.pi**2 * model.blur**2 * fourier.radial_frequency(shells.shape) ** 2)
         multiplicity = np.broadcast_to(fourier.multiplicity(shells.shape), passed.shape)
@@ -294,7 +302,8 @@ def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventMo
             for power in (model.solvent, model.particle)
         )
         level = _shifted(model.level, blurred, LEVEL_WIDTH * spread)
-        threshold = float(np.clip(PARTICLE_SHARE * particles / spread, LEAST_THRESHOLD, LARGEST_THRESHOLD))
+        largest = _between(LARGEST_THRESHOLD, model.cleanness)
+        threshold = float(np.clip(PARTICLE_SHARE * particles / spread, LEAST_THRESHOLD, largest))
     level = model.level if model.frozen else level
     envelope = _envelope((blurred - level) / max(spread, 1e-12), tightness * threshold)
     model = dataclasses.replace(model, envelope=envelope, level=level)
@@ -311,16 +320,18 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
         volume = np.asarray(fourier.irfftn(jnp.asarray(part + filling), shells.shape))
         return np.asarray(fourier.rfftn(jnp.asarray(model.envelope * (volume - model.level))))
 
-    noise, signal, gain = model.noise, model.signal, SOLVENT_GAIN
+    noise, signal, gain, cleanness = model.noise, model.signal, SOLVENT_GAIN, 0.0
     if model.noise_rule.startswith("coloured"):
         total = shells.mean(spectra.power(model.observation))
         found = shells.mean(spectra.power(masked(model.observation))) / flat
         found[0] = found[1]
+        cleanness = _cleanness(found / np.maximum(total, 1e-30), shells)
         found = _positive(np.minimum(shells.plateau(found), 0.98 * total))
-        noise = (1 - SOLVENT_SHARE) * found
+        share = _between(SOLVENT_SHARE, cleanness)
+        noise = (1 - share) * found
         signal = _positive(np.maximum(total - noise, 0.02 * total))
         signal[0] = signal[1]
-        solvent, gain = SOLVENT_SHARE * found, 1.0
+        solvent, gain = share * found, 1.0
     else:
         parts = [masked(part) for part in model.halves]
         total = np.mean([shells.mean(spectra.power(part)) for part in parts], axis=0) / flat
@@ -332,9 +343,23 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
     particle = np.maximum((signal - flat * solvent) / filled, solvent)
     particle[0] = particle[1]
     particle = np.maximum(np.maximum(particle, gain * solvent), LEAST_SHELL * particle.max())
-    solvent = np.maximum(gain * solvent, LEAST_SOLVENT * particle)
+    solvent = np.maximum(gain * solvent, _between(LEAST_SOLVENT, cleanness) * particle)
     noise = np.maximum(noise, np.maximum(LEAST_NOISE * signal, LEAST_SHELL * signal.max()))
-    return dataclasses.replace(model, noise=noise, signal=signal, solvent=solvent, particle=particle)
+    return dataclasses.replace(
+        model, noise=noise, signal=signal, solvent=solvent, particle=particle, cleanness=cleanness
+    )
+
+
+def _cleanness(shares: np.ndarray, shells: Shells) -> float:
+    """From 0 to 1, on a logarithmic scale: how little of each shell's power is found in solvent."""
+    low, high = CLEAN_BAND
+    share = max(float(np.median(shares[(shells.centre > low) & (shells.centre < high)])), 1e-12)
+    return float(np.clip(math.log(CLEAN[0] / share) / math.log(CLEAN[0] / CLEAN[1]), 0, 1))
+
+
+def _between(pair: tuple[float, float], cleanness: float) -> float:
+    """Geometric interpolation between the values for tomograms and for clean maps."""
+    return pair[0] ** (1 - cleanness) * pair[1] ** cleanness
 
 
 def _shifted(level: float, volume: np.ndarray, width: float) -> float:
