@@ -410,3 +410,38 @@ def test_four_methods(tmp_path):
     assert 0.8 < number(family, "95 % coverage") < 1
     for method in ("POCS", "CryoGEN-I (map)", "CryoGEN-II (ot)"):
         assert rows[method]["spread / error"] == "-"
+
+
+class TestCleanMaps:
+    def test_mean_shell_correlation(self, rng):
+        clean_maps = load("restoration_quality", "clean_maps")
+        truth = rng.standard_normal((16, 20, 24))
+        assert clean_maps.mean_shell_correlation(truth, 3 * truth + 1) == pytest.approx(1, abs=1e-5)
+        other = rng.standard_normal(truth.shape)
+        assert abs(clean_maps.mean_shell_correlation(truth, other)) < 0.2
+        assert clean_maps.mean_shell_correlation(truth, truth + other) == pytest.approx(np.sqrt(0.5), abs=0.1)
+
+
+class TestNeedle:
+    def test_back_projection_shows_the_wedge_that_is_missing(self):
+        """A rod along y in projections that are its known chords, tilts of +-50 degrees."""
+        needle = load("needle", "run")
+        size, radius, angles = 32, 6.0, np.arange(-50.0, 51.0, 2.0)
+        across = np.arange(size) - size // 2
+        chord = 2 * np.sqrt(np.maximum(radius**2 - across**2, 0))
+        volume = needle.back_project(np.broadcast_to(chord, (len(angles), 4, size)), angles)
+        assert volume.shape == (size, 4, size)
+        power = np.abs(np.fft.rfftn(volume)) ** 2
+        inside = np.asarray(cg.wedge_mask(volume.shape, (-50.0, 50.0))) > 0
+        low = np.fft.fftfreq(size)[:, None, None] ** 2 + np.fft.rfftfreq(size)[None, None] ** 2 < 0.15**2
+        low = np.broadcast_to(low, inside.shape).copy()
+        low[0, 0, 0] = False
+        assert power[low & ~inside].mean() < 0.1 * power[low & inside].mean()
+        fewer = needle.back_project(np.broadcast_to(chord, (26, 4, size)), angles[::2])
+        assert fewer.max() == pytest.approx(volume.max() / 2, rel=0.1)  # every angle has the same weight
+
+    def test_binned(self, rng):
+        volume = rng.standard_normal((4, 6, 8))
+        binned = load("needle", "run").binned(volume, 2)
+        assert binned.shape == (2, 3, 4)
+        assert binned[1, 2, 3] == pytest.approx(volume[2:, 4:, 6:].mean())

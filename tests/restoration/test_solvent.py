@@ -94,7 +94,7 @@ def ball_in_vacuum():
     (data,), scale = standardised(through_wedge(truth))
     model = solvent.first_model((data,), MASK)
     mean = data
-    for tightness in solvent.TIGHTENING[1:]:
+    for tightness in solvent.tightening(model):
         mean = model.posterior_mean(mean, MASK)
         model = solvent.update(model, np.asarray(mean), tightness)
     return truth / scale, model, np.asarray(model.posterior_mean(mean, MASK))

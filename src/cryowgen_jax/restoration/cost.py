@@ -80,7 +80,7 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    rounds = len(solvent.TIGHTENING)
+    rounds = solvent.ROUNDS[0] + 1
     solved = num_tiles * (rounds + num_chains) + rounds + solvent.WIDENINGS * solvent.BLIND_DRAWS
     steps = num_tiles * num_chains * (num_steps + warmup) + (0 if learned else solvent.SOLVING * solved)
     seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 15.0

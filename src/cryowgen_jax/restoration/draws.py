@@ -104,17 +104,18 @@ def fit(
     alone = of_spread and neighbour is None
     seen = solvent.without_middle(mask, halves[0].shape, geometry) if alone else mask
     widened = bool(np.any(seen != mask))
-    rounds, started = len(solvent.TIGHTENING) - 1, time.monotonic()
+    started = time.monotonic()
+    first = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
+    rounds = len(solvent.tightening(first))
 
     def told(step: int) -> None:
         if report is not None:
             seconds = time.monotonic() - started
             report(Progress("estimating the model", step, 2 * rounds + 1 if widened else rounds, 1.0, seconds))
 
-    first = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
     model = _settle(first, mask, told)
     if widened:
-        blind = _settle(solvent.first_model(halves, seen), seen, lambda step: told(rounds + step))
+        blind = _settle(solvent.first_model(halves, seen), seen, lambda step: told(rounds + min(step, rounds)))
         model = solvent.widen(model, mask, blind, seen)
         told(2 * rounds + 1)
     return model
@@ -123,7 +124,7 @@ def fit(
 def _settle(model: solvent.SolventModel, mask: np.ndarray, told: Callable[[int], None]) -> solvent.SolventModel:
     """Alternate between the mean under the model and the model given the mean."""
     mean = jnp.full(model.shells.shape, model.level)
-    for number, tightness in enumerate(solvent.TIGHTENING[1:]):
+    for number, tightness in enumerate(solvent.tightening(model)):
         mean = model.posterior_mean(mean, mask)
         if not bool(jnp.isfinite(mean).all()):
             raise InputError("no model fits this tomogram (its mean is not finite): check tilt_range and the axes")

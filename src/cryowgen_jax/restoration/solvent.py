@@ -39,10 +39,10 @@ BLUR, LEAST_BLUR, LARGEST_BLUR = 0.2, 1.0, 2.0
 # After the blur solvent lies between -BELOW of its own standard deviations and a threshold: this share of the standard
 # deviation of particles, within bounds that are in those of solvent again. The threshold tightens from round to round:
 # what is taken for solvent is flattened, so faint objects must be let in before solvent is known well.
-PARTICLE_SHARE, LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.35, 1.0, (4.0, 16.0)
-TIGHTENING = (*np.linspace(1 / 6, 1, 12).tolist(), 1.0)
+PARTICLE_SHARE, LEAST_THRESHOLD, LARGEST_THRESHOLD = 0.35, 1.0, (4.0, 24.0)
+START, ROUNDS = 1 / 6, (12, 24)
 SOLVING = 20  # steps of a chain that finding a mean, or drawing, by conjugate gradients takes about as long as
-BELOW, SOFTNESS = 5.0, 0.5
+BELOW, SOFTNESS = 5.0, (0.5, 4.0)
 LEVEL_WIDTH, SHIFTS = 0.7, 5  # of the level's window in standard deviations of solvent, and how often it moves
 SOLVENT_GAIN = 1.3  # on P_s: the masked moments see the solvent that the mean already smoothed
 SOLVENT_SHARE = (0.2, 0.9)  # of the power found in solvent, where one tomogram with coloured noise cannot tell them
@@ -212,9 +212,9 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     blank = np.zeros_like(signal)
     nothing = np.zeros(shape, np.float32)
     model = SolventModel(shells, parts, rule, noise, nothing, signal, blank, blank, np.ones_like(signal), nothing, 0.0)
-    first = update(model, estimate, TIGHTENING[0])
+    first = update(model, estimate, START)
     if first.cleanness > 0:  # its threshold is higher, which is known only now
-        first = update(dataclasses.replace(model, cleanness=first.cleanness), estimate, TIGHTENING[0])
+        first = update(dataclasses.replace(model, cleanness=first.cleanness), estimate, START)
     return first
 
 
@@ -233,7 +233,13 @@ def like(model: SolventModel, halves: tuple[Array, ...]) -> SolventModel:
     other = dataclasses.replace(model, halves=parts, frozen=True)
     wiener = model.shells.spread(model.signal / (model.signal + model.noise))
     estimate = np.asarray(fourier.irfftn(jnp.asarray(other.observation * wiener), model.shells.shape))
-    return update(other, estimate, TIGHTENING[0])
+    return update(other, estimate, START)
+
+
+def tightening(model: SolventModel) -> list[float]:
+    """Shares of the threshold in the rounds that follow a first model."""
+    rounds = ROUNDS[1] if model.cleanness > 0 else ROUNDS[0]
+    return [*np.linspace(START, 1, rounds)[1:].tolist(), 1.0]
 
 
 def without_middle(mask: np.ndarray, shape: tuple[int, ...], geometry: Geometry) -> np.ndarray:
@@ -305,7 +311,8 @@ def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventMo
         largest = _between(LARGEST_THRESHOLD, model.cleanness)
         threshold = float(np.clip(PARTICLE_SHARE * particles / spread, LEAST_THRESHOLD, largest))
     level = model.level if model.frozen else level
-    envelope = _envelope((blurred - level) / max(spread, 1e-12), tightness * threshold)
+    softness = _between(SOFTNESS, model.cleanness)
+    envelope = _envelope((blurred - level) / max(spread, 1e-12), tightness * threshold, softness)
     model = dataclasses.replace(model, envelope=envelope, level=level)
     return model if model.frozen else _with_moments(model, mean)
 
@@ -378,9 +385,9 @@ def _flat_tail(shells: Shells, total: np.ndarray, enough: np.ndarray) -> bool:
     return tail(0.35, 0.42) < 1.1 * tail(0.43, 0.5)
 
 
-def _envelope(deviation: np.ndarray, threshold: float) -> np.ndarray:
+def _envelope(deviation: np.ndarray, threshold: float, softness: float) -> np.ndarray:
     def below(limit: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(np.clip(limit / SOFTNESS, -50, 50)))
+        return 1 / (1 + np.exp(np.clip(limit / softness, -50, 50)))
 
     return (below(deviation - threshold) * below(-deviation - BELOW)).astype(np.float32)
 
