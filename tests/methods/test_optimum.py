@@ -76,7 +76,7 @@ def test_a_point_estimate_is_a_family_of_one_without_spread(key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [5, 6, 7])
+@pytest.mark.parametrize("seed", [5, 7])
 def test_several_starts_find_the_highest_mode(key, seed):
     problem = Problem("mixture", seed)
     family = cg.cryogen_map(key, problem.posterior, num_starts=8)

@@ -187,21 +187,9 @@ def test_no_position_is_special():
     shift, axes = (7, 11, -5), (0, 1, 2)
     other = restore(np.roll(sim.half1, shift, axes), TILTS, half2=np.roll(sim.half2, shift, axes), **QUICK)
     expected = np.roll(quick("halves").mean, shift, axes)
-    again = restore(sim.half1, TILTS, half2=sim.half2, key=jax.random.key(1), **QUICK)  # what chance alone makes of it
-    alike = np.corrcoef(again.mean.ravel(), quick("halves").mean.ravel())[0, 1]
-    assert np.corrcoef(other.mean.ravel(), expected.ravel())[0, 1] > alike - 0.01 > 0.9
+    assert np.corrcoef(other.mean.ravel(), expected.ravel())[0, 1] > 0.99
     assert np.corrcoef(other.mean.ravel(), quick("halves").mean.ravel())[0, 1] < 0.5
     assert other.std.mean() == pytest.approx(quick("halves").std.mean(), rel=0.03)
-
-
-@pytest.mark.computes
-@pytest.mark.slow
-def test_with_longer_chains_the_rolled_restoration_is_the_same():
-    sim = tomogram()
-    shift, axes, options = (16, 5, -9), (0, 1, 2), {"num_samples": 4, "num_steps": 120, "warmup": 20}
-    whole = restore(sim.half1, TILTS, half2=sim.half2, **options)
-    other = restore(np.roll(sim.half1, shift, axes), TILTS, half2=np.roll(sim.half2, shift, axes), **options)
-    assert np.corrcoef(other.mean.ravel(), np.roll(whole.mean, shift, axes).ravel())[0, 1] > 0.98
 
 
 @pytest.mark.slow
@@ -536,7 +524,7 @@ def projections_onto_sets(data, mask, rounds=100):
 @pytest.mark.slow
 def test_the_wedge_is_restored_better_than_by_projections_and_the_spread_is_honest():
     sim = simulate_tomogram((48, 80, 80), TILTS, snr=0.1, seed=3)
-    result = restore(sim.half1, TILTS, half2=sim.half2, num_samples=6, num_steps=60, warmup=40)
+    result = restore(sim.half1, TILTS, half2=sim.half2, num_samples=6, num_steps=20, warmup=20)
     score = score_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
     average = (sim.half1 + sim.half2) / 2
     smooth = gaussian_filter(average, 1.0, mode="wrap")

@@ -268,15 +268,20 @@ def _weighted_by(
     """Draws of a model weighted by the posterior over the model's own: all alike unless a centre pulls at them."""
     started, candidates, log_weights = time.monotonic(), [], []
     own = model.posterior(mask)
-    excess = platform.jit(lambda target, own, z: target.log_density(z) - own.log_density(z))
     for number in range(num_candidates):
         (candidate,) = starts(jax.random.fold_in(key, number), model, mask, 1)
         candidates.append(candidate)
-        log_weights.append(excess(posterior, own, candidate))
+        log_weights.append(_excess(posterior, own, candidate))
         if report is not None:
             seconds = time.monotonic() - started
             report(Progress("drawing candidates", number + 1, num_candidates, 1.0, seconds))
     return samplers.weighted(jnp.stack(candidates), jnp.stack(log_weights))
+
+
+@platform.jit
+def _excess(target: Posterior, own: Posterior, position: Array) -> Array:
+    """Difference of the exponents."""
+    return target.log_density(position) - own.log_density(position)
 
 
 def by_ascent(
