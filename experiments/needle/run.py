@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 import time
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from skimage.transform import iradon
@@ -18,6 +18,10 @@ from cryowgen_jax.report.figures import show_slice
 from cryowgen_jax.spatial import fourier
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path += [str(HERE.parent / "calibration")]
+
+import intervals  # noqa: E402
+
 BANDS = ((0.01, 0.05), (0.05, 0.10), (0.10, 0.20), (0.01, 0.25))  # cycles per voxel
 COLUMNS = ("cycles per voxel", "cc", "energy", "cc before", "spread / error")
 
@@ -36,37 +40,28 @@ def binned(volume: np.ndarray, factor: int) -> np.ndarray:
     return volume.reshape(z, factor, y, factor, x, factor).mean(axis=(1, 3, 5))
 
 
-def half_spectrum(volume: np.ndarray) -> np.ndarray:
-    return np.asarray(fourier.rfftn(jnp.asarray(volume, jnp.float32)))
-
-
 def rows(reference: np.ndarray, seen: np.ndarray, family: cg.Restoration, hidden: np.ndarray) -> list[list[str]]:
     """One row a band: over the coefficients that only the reference has."""
     shape = reference.shape
-    truth, before, mean = (half_spectrum(volume) for volume in (reference, seen, family.mean))
-    members = [half_spectrum(sample) for sample in family.samples]
-    center = np.mean(members, axis=0)
-    count = len(members)
-    spread = sum(np.abs(member - center) ** 2 for member in members) / (count - 1) * (1 + 1 / count)
-    radius, weight = fourier.radial_frequency(shape), fourier.multiplicity(shape) * hidden
+    truth, before, mean = intervals.spectra([reference, seen, family.mean])
+    members = intervals.spectra(family.samples)
+    radius = fourier.radial_frequency(shape)
+
+    def inner(a: np.ndarray, b: np.ndarray, chosen: np.ndarray) -> float:
+        return float(np.sum(chosen * fourier.multiplicity(shape) * np.real(a * np.conj(b))))
+
     found = []
     for low, high in BANDS:
-        band = weight * ((radius >= low) & (radius < high))
-
-        def inner(a: np.ndarray, b: np.ndarray, band: np.ndarray = band) -> float:
-            return float(np.sum(band * np.real(a * np.conj(b))))
-
-        def correlation(a: np.ndarray, inner=inner) -> float:
-            norm = np.sqrt(inner(a, a) * inner(truth, truth))
-            return inner(a, truth) / norm if norm > 1e-6 * inner(truth, truth) else 0.0
-
-        energy = inner(mean, mean) / inner(truth, truth)
-        ratio = float(np.sum(band * spread) / np.sum(band * np.abs(truth - center) ** 2))
-        numbers = (correlation(mean), energy, correlation(before), ratio)
+        chosen = hidden & (radius >= low) & (radius < high)
+        true, restored, given = (inner(a, a, chosen) for a in (truth, mean, before))
+        part = intervals.component(truth, members, family.weights, chosen, shape)
         found.append(
             [
                 f"{low:.2f}-{high:.2f}",
-                *(f"{value:.{digits}f}" for value, digits in zip(numbers, (3, 2, 3, 2), strict=True)),
+                f"{inner(mean, truth, chosen) / np.sqrt(restored * true):.3f}",
+                f"{restored / true:.2f}",
+                f"{inner(before, truth, chosen) / np.sqrt(given * true):.3f}",
+                f"{intervals.spread_over_error(part):.2f}",
             ]
         )
     return found
