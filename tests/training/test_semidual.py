@@ -309,19 +309,19 @@ def test_a_run_that_is_not_finite_stops_with_what_was_good(key, rng):
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "chains", "words"),
+    ("name", "values", "negatives", "words"),
     [
-        ("quality", np.full(100, 0.1), True, "accept 0.10"),
-        ("quality", np.full(100, 0.01), False, "1.0 % of the candidates"),
-        ("gap", np.exp(np.linspace(0, 5, 100)), True, "gap between positives and negatives grew"),
-        ("virial", np.full(100, -0.5), True, "virial -0.50"),
-        ("gap", np.sin(np.arange(100.0)), True, None),
+        ("quality", np.full(100, 0.1), "II", "accept 0.10"),
+        ("quality", np.full(100, 0.01), "I", "1.0 % of the candidates"),
+        ("gap", np.exp(np.linspace(0, 5, 100)), "II", "gap between positives and negatives grew"),
+        ("virial", np.full(100, -0.5), "II", "virial -0.50"),
+        ("gap", np.sin(np.arange(100.0)), "II", None),
     ],
 )
-def test_trouble_is_put_in_words(name, values, chains, words):
+def test_trouble_is_put_in_words(name, values, negatives, words):
     rng = np.random.default_rng(1)
     log = {"gap": rng.normal(size=100), "quality": np.full(100, 0.7), "virial": 0.1 * rng.normal(size=100)}
-    found = semidual.trouble(Descent(None, None, None, log | {name: values}, "ok"), chains=chains)
+    found = semidual.trouble(Descent(None, None, None, log | {name: values}, "ok"), NEGATIVES[negatives])
     assert [words in sentence for sentence in found] == ([True] if words else [])
 
 

@@ -204,8 +204,11 @@ def _move(
 
 def over_particles(function: Callable[[PyTree], PyTree], particles: PyTree) -> PyTree:
     """``function`` of every particle: one by one where one fills a CPU's vector units and caches, else together."""
+    return jax.lax.map(function, particles) if one_by_one(function, particles) else jax.vmap(function)(particles)
+
+
+def one_by_one(function: Callable[[PyTree], PyTree], particles: PyTree) -> bool:
+    """Whether one particle, or what is made of it, fills a CPU's vector units and caches."""
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), particles)
     sizes = [leaf.size for leaf in jax.tree.leaves((one, jax.eval_shape(function, one)))]
-    if platform.on_cpu() and max(sizes) > parallel.CPU_ELEMENTS:
-        return jax.lax.map(function, particles)
-    return jax.vmap(function)(particles)
+    return platform.on_cpu() and max(sizes) > parallel.CPU_ELEMENTS

@@ -3,7 +3,7 @@
 from cryowgen_jax.methods.family import Family
 from cryowgen_jax.methods.importance import DefensiveMixture, Reference, cryowgen_mc, heaviest, importance_sample
 from cryowgen_jax.methods.langevin import cryowgen_langevin
-from cryowgen_jax.methods.optimum import cryogen_map, cryogen_ot
+from cryowgen_jax.methods.optimum import cryogen_map, cryogen_ot, untethered
 
 __all__ = [
     "DefensiveMixture",
@@ -15,4 +15,5 @@ __all__ = [
     "cryowgen_mc",
     "heaviest",
     "importance_sample",
+    "untethered",
 ]

@@ -69,8 +69,12 @@ def cryogen_ot(key: PRNGKey, posterior: Posterior, *, num_steps: int = 200, num_
     key, posterior, num_steps, num_starts
         As in :func:`cryogen_map`.
     """
-    colder = dataclasses.replace(posterior, prior_precision=COLDEST * jnp.asarray(posterior.prior_precision))
-    return cryogen_map(key, colder, num_steps=num_steps, num_starts=num_starts)
+    return cryogen_map(key, untethered(posterior), num_steps=num_steps, num_starts=num_starts)
+
+
+def untethered(posterior: Posterior) -> Posterior:
+    """The posterior whose maximum is CryoGEN-II's answer: a thousandth of the tether is left."""
+    return dataclasses.replace(posterior, prior_precision=COLDEST * jnp.asarray(posterior.prior_precision))
 
 
 class _Ascent(NamedTuple):

@@ -1,6 +1,8 @@
 """Learning the witness, and what else a posterior is made of: see ``semidual``."""
 
+from cryowgen_jax.training.amortised import Amortisation, AmortisedNegatives, learn_map
 from cryowgen_jax.training.conditional import Example, learn_prior, prior_loss, warmed_adam
+from cryowgen_jax.training.consistency import Reobservation, learn_center
 from cryowgen_jax.training.denoising import denoising_loss, match_scores
 from cryowgen_jax.training.descent import Descent, TrainingProgress, descend
 from cryowgen_jax.training.negatives import LangevinNegatives, MonteCarloNegatives, Negatives, NegativeSampler
@@ -8,6 +10,8 @@ from cryowgen_jax.training.semidual import Model, Training, objective, train
 from cryowgen_jax.training.specimens import Sighting, Specimens
 
 __all__ = [
+    "Amortisation",
+    "AmortisedNegatives",
     "Descent",
     "Example",
     "LangevinNegatives",
@@ -15,12 +19,15 @@ __all__ = [
     "MonteCarloNegatives",
     "NegativeSampler",
     "Negatives",
+    "Reobservation",
     "Sighting",
     "Specimens",
     "Training",
     "TrainingProgress",
     "denoising_loss",
     "descend",
+    "learn_center",
+    "learn_map",
     "learn_prior",
     "match_scores",
     "objective",

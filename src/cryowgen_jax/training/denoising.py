@@ -21,11 +21,10 @@ import optax
 
 from cryowgen_jax.chains.annealing import over_particles
 from cryowgen_jax.samplers import as_pytree
-from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
+from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend
 from cryowgen_jax.training.positives import Positives, drawer
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
-DEFAULT_OPTIMIZER = optax.adam(1e-3)
 Function = Callable[[Array], Array]
 
 

@@ -14,9 +14,11 @@ import numpy as np
 import optax
 
 from cryowgen_jax import io, platform
+from cryowgen_jax.chains.annealing import one_by_one
 from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
+DEFAULT_OPTIMIZER = optax.adam(1e-3)
 SECONDS_BETWEEN_SAVES = 30.0
 
 Log = dict[str, Array]
@@ -121,6 +123,31 @@ def descend(
             io.save_checkpoint(checkpoint, done, (carry, log))
     log = {name: values[:done] for name, values in log.items()}
     return Descent(carry.parameters, carry.average, carry.state, log, status)
+
+
+def mean_slope(loss: Callable[..., tuple[Array, Log]], parameters: PyTree, items: PyTree) -> tuple[PyTree, Log]:
+    """Means over the items (leading axis) of the gradient of ``loss(parameters, item)`` and of its log.
+
+    One by one where an item is large, so that one backward pass is in memory at a time; together where it is small, so
+    that weights get one gradient and not one for each.
+    """
+
+    def mean(values: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
+
+    def one(item: PyTree) -> tuple[PyTree, Log]:
+        (_, log), slope = jax.value_and_grad(loss, has_aux=True)(parameters, item)
+        return slope, log
+
+    def all_of_them(parameters: PyTree) -> tuple[Array, Log]:
+        values, log = jax.vmap(lambda item: loss(parameters, item))(items)
+        return jnp.mean(values), mean(log)
+
+    if one_by_one(lambda item: loss(parameters, item), items):
+        slope, log = mean(jax.lax.map(one, items))
+    else:
+        (_, log), slope = jax.value_and_grad(all_of_them, has_aux=True)(parameters)
+    return slope, log
 
 
 def _strongly_typed(tree: PyTree) -> PyTree:

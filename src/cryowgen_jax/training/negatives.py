@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -23,6 +24,9 @@ from cryowgen_jax.potentials import (
 from cryowgen_jax.samplers import LONGEST_STEP, bind, kinetic, weigh
 from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey, PyTree
 
+Posteriors = Callable[[Array], Posterior]
+
+LOW_ACCEPTANCE, LOW_SHARE, LARGE_VIRIAL = 0.2, 0.02, 0.3
 FIRST_STEP_SIZE, TARGET_ACCEPTANCE, ADAPTATION = 0.3, 0.75, 0.5  # of the kinetic kernel
 
 
@@ -30,7 +34,7 @@ class Negatives(NamedTuple):
     """Draws of one posterior, (K, ...), their weights (K,), and how good they are.
 
     Weights sum to 1, or to less where some draws are not ready to count. ``quality`` is the acceptance rate of chains,
-    or the effective share of candidates.
+    the effective share of candidates, or how nearly a network's answers are maxima.
     """
 
     samples: Array
@@ -39,15 +43,55 @@ class Negatives(NamedTuple):
 
 
 class NegativeSampler(Protocol):
-    """Draws from posteriors that change little from call to call, with a state for every datum."""
+    """Draws from posteriors that change little from call to call, with a state that it keeps between calls."""
 
-    def start(self, key: PRNGKey, posterior: Posterior) -> PyTree:
+    def start(self, key: PRNGKey, posteriors: Posteriors, observations: Array) -> PyTree:
+        """The state before training."""
+        ...
+
+    def draw(
+        self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: PyTree
+    ) -> tuple[Negatives, PyTree]:
+        """Negatives of ``observations[index]``, a leading axis for these, and the state after."""
+        ...
+
+    def complaints(self, quality: float, virial: float) -> Iterator[str]:
+        """What of the means over the end of a run looks like trouble, in words."""
+        ...
+
+
+class DatumSampler(abc.ABC):
+    """A sampler whose every datum has a state of its own."""
+
+    @abc.abstractmethod
+    def start_one(self, key: PRNGKey, posterior: Posterior) -> PyTree:
         """The state of one datum before training."""
-        ...
 
-    def draw(self, key: PRNGKey, posterior: Posterior, state: PyTree) -> tuple[Negatives, PyTree]:
+    @abc.abstractmethod
+    def draw_one(self, key: PRNGKey, posterior: Posterior, state: PyTree) -> tuple[Negatives, PyTree]:
         """Negatives of one datum, and its state after."""
-        ...
+
+    def start(self, key: PRNGKey, posteriors: Posteriors, observations: Array) -> PyTree:
+        """The states of all data, leading axis the data's."""
+
+        def one(item: tuple[PRNGKey, Array]) -> PyTree:
+            return self.start_one(item[0], posteriors(item[1]))
+
+        return over_particles(one, (jax.random.split(key, observations.shape[0]), observations))
+
+    def draw(
+        self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: PyTree
+    ) -> tuple[Negatives, PyTree]:
+        """Negatives of the data at ``index``, whose states alone change."""
+
+        def one(item: tuple[PRNGKey, Array, PyTree]) -> tuple[Negatives, PyTree]:
+            key, observation, own = item
+            return self.draw_one(key, posteriors(observation), own)
+
+        chosen = jax.tree.map(lambda leaf: leaf[index], state)
+        items = (jax.random.split(key, index.size), observations[index], chosen)
+        negatives, chosen = over_particles(one, items)
+        return negatives, jax.tree.map(lambda leaf, new: leaf.at[index].set(new), state, chosen)
 
 
 class LangevinState(NamedTuple):
@@ -59,7 +103,7 @@ class LangevinState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LangevinNegatives:
+class LangevinNegatives(DatumSampler):
     """CryoWGEN-II: chains that persist for every datum, so that few steps per iteration do.
 
     Parameters
@@ -84,12 +128,12 @@ class LangevinNegatives:
     restart: float = 0.02
     visits_to_settle: int = 4
 
-    def start(self, key: PRNGKey, posterior: Posterior) -> LangevinState:
+    def start_one(self, key: PRNGKey, posterior: Posterior) -> LangevinState:
         """Positions from the Gaussian part, all of which count, or there would be none at first."""
         positions = jax.vmap(drawable_part(posterior).draw)(jax.random.split(key, self.num_chains))
         return LangevinState(positions, jnp.full(self.num_chains, self.visits_to_settle), jnp.float32(FIRST_STEP_SIZE))
 
-    def draw(self, key: PRNGKey, posterior: Posterior, state: LangevinState) -> tuple[Negatives, LangevinState]:
+    def draw_one(self, key: PRNGKey, posterior: Posterior, state: LangevinState) -> tuple[Negatives, LangevinState]:
         """The chains' positions after ``num_steps`` more steps."""
         fresh_key, coin_key, chain_key = jax.random.split(key, 3)
         coins = jax.random.bernoulli(coin_key, self.restart, (self.num_chains,))
@@ -111,6 +155,12 @@ class LangevinNegatives:
         step_size = jnp.minimum(step_size, LONGEST_STEP)
         return Negatives(positions, counts, result.acceptance), LangevinState(positions, visits, step_size)
 
+    def complaints(self, quality: float, virial: float) -> Iterator[str]:
+        """Where few steps are accepted, or the chains are off."""
+        if quality < LOW_ACCEPTANCE:
+            yield f"The chains accept {quality:.2f} of their steps: bound the witness's curvature."
+        yield from _off(virial)
+
     def _kernel(self, posterior: Posterior, step_size: Array) -> Any:
         if self.sampler != "kinetic":
             return self.sampler
@@ -120,7 +170,7 @@ class LangevinNegatives:
 
 
 @dataclasses.dataclass(frozen=True)
-class MonteCarloNegatives:
+class MonteCarloNegatives(DatumSampler):
     """CryoWGEN-I: candidates weighted by the Boltzmann factor, drawn anew in every iteration; no state.
 
     Parameters
@@ -135,12 +185,12 @@ class MonteCarloNegatives:
     num_candidates: int = 64
     reference: Literal["gaussian", "conditional_prior"] | Callable[[PRNGKey, Array], Array] = "gaussian"
 
-    def start(self, key: PRNGKey, posterior: Posterior) -> tuple[()]:
+    def start_one(self, key: PRNGKey, posterior: Posterior) -> tuple[()]:
         """Nothing."""
         del key, posterior
         return ()
 
-    def draw(self, key: PRNGKey, posterior: Posterior, state: tuple[()]) -> tuple[Negatives, tuple[()]]:
+    def draw_one(self, key: PRNGKey, posterior: Posterior, state: tuple[()]) -> tuple[Negatives, tuple[()]]:
         """Candidates with normalised weights."""
         if callable(self.reference):
             fit = DataFit(posterior.decoder, posterior.observation, posterior.data_weight)
@@ -154,14 +204,16 @@ class MonteCarloNegatives:
         weights = jax.nn.softmax(family.log_weights)
         return Negatives(family.samples, weights, family.ess / self.num_candidates), state
 
+    def complaints(self, quality: float, virial: float) -> Iterator[str]:
+        """Where the weights rest on few candidates."""
+        if quality < LOW_SHARE:
+            yield f"The weights rest on {100 * quality:.1f} % of the candidates: use LangevinNegatives."
+        yield from _off(virial)
 
-def start_all(sampler: NegativeSampler, key: PRNGKey, posteriors: Callable[[Array], Posterior], data: Array) -> PyTree:
-    """The states of all data, leading axis the data's."""
 
-    def one(item: tuple[PRNGKey, Array]) -> PyTree:
-        return sampler.start(item[0], posteriors(item[1]))
-
-    return over_particles(one, (jax.random.split(key, data.shape[0]), data))
+def _off(virial: float) -> Iterator[str]:
+    if abs(virial) > LARGE_VIRIAL:
+        yield f"The negatives do not follow their posteriors (virial {virial:+.2f}, should be 0)."
 
 
 def _draw_near(reference: Callable[[PRNGKey, Array], Array], center: Array, key: PRNGKey) -> Array:

@@ -25,15 +25,12 @@ import optax
 from cryowgen_jax.chains.annealing import over_particles
 from cryowgen_jax.potentials import Posterior, surrogate
 from cryowgen_jax.samplers import as_pytree
-from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
-from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler, start_all
+from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend
+from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler
 from cryowgen_jax.training.positives import Positives, drawer
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 PARTS = ("witness", "decoder", "center", "log_data_weight", "log_prior_precision")
-DEFAULT_OPTIMIZER = optax.adam(1e-3)
-LOW_ACCEPTANCE, LOW_SHARE = 0.2, 0.02
-LARGE_VIRIAL = 0.3
 RUNAWAY = 5.0  # times the witness gap of the second fifth of the run
 
 
@@ -70,13 +67,14 @@ class Training:
 
     ``log`` has per iteration: ``gap`` = mean w of the positives less that of the negatives (near 0 at the optimum),
     ``slope`` = mean \|grad w\| at the negatives, ``quality`` (see ``Negatives``), ``virial`` =
-    E[(z - zbar) . grad F] / D + 1, which is 0 where the negatives follow their posteriors. ``warnings`` says in words
-    what of this looks like trouble; ``status`` is "ok", or where training stopped.
+    E[(z - zbar) . grad F] / D + 1, which is 0 where the negatives follow their posteriors. ``state`` is that of the
+    negatives; ``warnings`` says in words what looks like trouble; ``status`` is "ok", or where training stopped.
     """
 
     model: Model
     average: Model
     log: dict[str, np.ndarray]
+    state: PyTree
     warnings: tuple[str, ...]
     status: str
 
@@ -141,7 +139,8 @@ def train(
         Of "witness", "decoder", "center", "log_data_weight", "log_prior_precision"; or fields of these, such as
         "witness.witness" for D of a ``RotatedWitness`` without its mask and rotations.
     negatives
-        ``LangevinNegatives()`` by default (CryoWGEN-II); ``MonteCarloNegatives`` for CryoWGEN-I.
+        ``LangevinNegatives()`` by default (CryoWGEN-II); ``MonteCarloNegatives`` for CryoWGEN-I, and
+        ``AmortisedNegatives``, a network, for CryoGEN-I and II.
     optimizer
         Optax transformation, Adam with a step of 1e-3 by default. The same object again does not compile again.
     num_iterations
@@ -192,7 +191,7 @@ def train(
         key,
         step,
         {name: _part(model, name) for name in learn},
-        start_all(negatives, start_key, model.posterior, observations),
+        negatives.start(start_key, model.posterior, observations),
         optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
         num_iterations=num_iterations,
         decay=decay,
@@ -203,12 +202,13 @@ def train(
         _with_parts(model, found.parameters),
         _with_parts(model, found.average),
         found.log,
-        trouble(found, chains=isinstance(negatives, LangevinNegatives)),
+        found.state,
+        trouble(found, negatives),
         found.status,
     )
 
 
-def trouble(found: Descent, *, chains: bool) -> tuple[str, ...]:
+def trouble(found: Descent, negatives: NegativeSampler) -> tuple[str, ...]:
     """What in the log looks like divergence, in words."""
     words = [] if found.status == "ok" else [f"Training {found.status}."]
     log, length = found.log, len(next(iter(found.log.values())))
@@ -218,26 +218,17 @@ def trouble(found: Descent, *, chains: bool) -> tuple[str, ...]:
     before, after = (float(np.mean(np.abs(log["gap"][part]))) for part in (early, late))
     if after > RUNAWAY * before and abs(np.mean(log["gap"][late])) > 2 * np.std(log["gap"][late]):
         words.append(
-            f"The gap between positives and negatives grew from {before:.3g} to {after:.3g}: chains do not follow the "
-            "witness; give them more steps, or lower the learning rate."
+            f"The gap between positives and negatives grew from {before:.3g} to {after:.3g}: negatives do not follow "
+            "the witness; give them more steps, or lower the learning rate."
         )
-    quality, least = float(np.mean(log["quality"][late])), LOW_ACCEPTANCE if chains else LOW_SHARE
-    if quality < least:
-        words.append(
-            f"The chains accept {quality:.2f} of their steps: bound the witness's curvature."
-            if chains
-            else f"The weights rest on {100 * quality:.1f} % of the candidates: use LangevinNegatives."
-        )
-    virial = float(np.mean(log["virial"][late]))
-    if abs(virial) > LARGE_VIRIAL:
-        words.append(f"The negatives do not follow their posteriors (virial {virial:+.2f}, should be 0).")
+    words.extend(negatives.complaints(*(float(np.mean(log[name][late])) for name in ("quality", "virial"))))
     return tuple(words)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """(key, learned parts, states of the negatives) -> gradient for descent, states, log."""
+    """(key, learned parts, state of the negatives) -> gradient for descent, state, log."""
 
     model: Model
     observations: Array
@@ -250,21 +241,13 @@ class _Step:
     score: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
     energy_penalty: float = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, key: PRNGKey, parameters: dict[str, PyTree], states: PyTree) -> tuple[PyTree, PyTree, Log]:
+    def __call__(self, key: PRNGKey, parameters: dict[str, PyTree], state: PyTree) -> tuple[PyTree, PyTree, Log]:
         """One estimate of the gradient."""
         batch_key, positive_key, jitter_key, chain_key = jax.random.split(key, 4)
         model = _with_parts(self.model, parameters)
         index = jax.random.choice(batch_key, self.observations.shape[0], (self.batch_size,), replace=False)
         observations = self.observations[index]
-
-        def advance(item: tuple[PRNGKey, Array, PyTree]) -> tuple[Negatives, PyTree]:
-            key, observation, state = item
-            return self.negatives.draw(key, model.posterior(observation), state)
-
-        keys = jax.random.split(chain_key, self.batch_size)
-        batch_states = jax.tree.map(lambda leaf: leaf[index], states)
-        negatives, batch_states = over_particles(advance, (keys, observations, batch_states))
-        states = jax.tree.map(lambda leaf, new: leaf.at[index].set(new), states, batch_states)
+        negatives, state = self.negatives.draw(chain_key, model.posterior, self.observations, index, state)
 
         positives = over_particles(self.draw_positive, jax.random.split(positive_key, self.num_positives))
         positives = positives + self.jitter * jax.random.normal(jitter_key, positives.shape, positives.dtype)
@@ -282,7 +265,7 @@ class _Step:
         for name in slope:
             if name.partition(".")[0] == "witness":
                 slope[name] = jax.tree.map(jnp.negative, slope[name])
-        return slope, states, self._log(model, observations, positives, negatives)
+        return slope, state, self._log(model, observations, positives, negatives)
 
     def _paid(self, witness: Callable[[Array], Array], positives: Array) -> Array:
         pay = _value if self.score is None else self.score

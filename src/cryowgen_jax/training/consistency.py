@@ -1,0 +1,157 @@
+r"""Learning from volumes that are seen again from another side (IsoNet, CryoGEN-I; equivariant imaging, Chen 2021).
+
+A network g, observation -> volume, is right only if it finds its own answer again once that is turned and degraded:
+
+.. math:: C(g; v) = \frac1D |g(T_M R v + \epsilon) - R v|^2 ,
+
+v its answer to a real observation, R a random rotation, epsilon noise as the observations have it. What the wedge hid
+from x was measured in other orientations, and now lies where g has to fill it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cryowgen_jax.operators import Rotation
+from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.spatial.rotation import cube_rotations
+from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend, mean_slope
+from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
+
+Network = Callable[[Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reobservation:
+    r"""(key, v) -> (T_M R v + epsilon, R v): a volume seen again, and what it looks like from there.
+
+    Parameters
+    ----------
+    decoder
+        T_M, a pytree callable.
+    amplitude
+        Square root of the power spectrum of epsilon, rfftn layout; 0 inside the wedge, as in ``NoisyWitness``.
+    rotations
+        (n, 3, 3) to draw R from; the 24 of the cube by default, which need cubic boxes and do not interpolate.
+    """
+
+    decoder: Callable[[Array], Array]
+    amplitude: Array
+    rotations: Array = dataclasses.field(default_factory=cube_rotations)
+
+    def __call__(self, key: PRNGKey, volume: Array) -> tuple[Array, Array]:
+        """One look at the volume."""
+        turn_key, noise_key = jax.random.split(key)
+        number = jax.random.randint(turn_key, (), 0, self.rotations.shape[0])
+        turned = Rotation(self.rotations[number])(volume)
+        noise = jax.random.normal(noise_key, volume.shape, volume.dtype)
+        return self.decoder(turned) + fourier.filter_volume(noise, self.amplitude), turned
+
+
+def consistency(network: Network, reobserve: Reobservation, key: PRNGKey, volume: Array) -> Array:
+    """C(g; v), v held fixed."""
+    observation, turned = reobserve(key, jax.lax.stop_gradient(volume))
+    return jnp.mean((network(observation) - turned) ** 2)
+
+
+def learn_center(
+    key: PRNGKey,
+    network: Network,
+    halves: tuple[Array, Array],
+    reobserve: Reobservation,
+    *,
+    weight: float = 1.0,
+    optimizer: optax.GradientTransformation | None = None,
+    num_iterations: int = 1000,
+    batch_size: int = 4,
+    decay: float = 0.99,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Descent:
+    r"""Learn z-bar(y), such as a ``CenterNet``, from pairs of half tomograms: noise2noise and consistency,
+
+    .. math:: \frac1D |T_M g(y_1) - y_2|^2 + \nu\, C(g; g(y_1)) .
+
+    The other half's noise is independent, so the first term is least, on average, where T_M g(y_1) is the mean of what
+    was measured given y_1 (Lehtinen et al., ICML 2018). The second teaches the wedge. For a posterior of y_2 use
+    g(y_1) as its centre: it must not have seen the data that it meets again in the data term.
+
+    Parameters
+    ----------
+    key
+        Iteration i depends on ``fold_in(key, i)``.
+    network
+        Where to start; ``from_nnx`` of a module.
+    halves
+        y_1 and y_2, (N, ...) each: boxes cut from half tomograms at the same places. Either is the input in turn.
+    reobserve
+        How volumes are seen, with the noise of one half.
+    weight
+        nu.
+    optimizer
+        Optax transformation, Adam with a step of 1e-3 by default.
+    num_iterations, decay, checkpoint, progress
+        As in :func:`~cryowgen_jax.training.descent.descend`; ``average`` of the result is the network to use.
+    batch_size
+        Pairs per iteration.
+
+    Raises
+    ------
+    InputError
+        Where halves or sizes do not fit.
+    """
+    first, second = halves
+    if first.shape != second.shape:
+        raise InputError(f"halves of shapes {first.shape} and {second.shape}: cut both at the same places")
+    if not 1 <= batch_size <= first.shape[0]:
+        raise InputError(f"batch_size={batch_size}: give 1 to {first.shape[0]}, the number of pairs")
+    return descend(
+        key,
+        _CenterStep(first, second, as_pytree(reobserve), jnp.float32(weight), batch_size),
+        as_pytree(network),
+        (),
+        optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
+        num_iterations=num_iterations,
+        decay=decay,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _CenterStep:
+    """(key, network, nothing) -> gradient of the loss, nothing, log."""
+
+    first: Array
+    second: Array
+    reobserve: Reobservation
+    weight: Array
+    batch_size: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key: PRNGKey, network: PyTree, state: tuple[()]) -> tuple[PyTree, tuple[()], Log]:
+        """One estimate of the gradient."""
+        pick_key, coin_key, look_key = jax.random.split(key, 3)
+        picked = jax.random.choice(pick_key, self.first.shape[0], (self.batch_size,), replace=False)
+        coins = jax.random.bernoulli(coin_key, shape=(self.batch_size, 1, 1, 1))
+        first, second = self.first[picked], self.second[picked]
+        given, other = jnp.where(coins, first, second), jnp.where(coins, second, first)
+
+        def loss(network: PyTree, item: tuple[PRNGKey, Array, Array]) -> tuple[Array, Log]:
+            look_key, given, other = item
+            volume = network(given)
+            misfit = jnp.mean((self.reobserve.decoder(volume) - other) ** 2)
+            lost = consistency(network, self.reobserve, look_key, volume)
+            total = misfit + self.weight * lost
+            return total, {"loss": total, "misfit": misfit, "consistency": lost}
+
+        slope, log = mean_slope(loss, network, (jax.random.split(look_key, self.batch_size), given, other))
+        return slope, state, log
