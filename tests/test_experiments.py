@@ -196,6 +196,10 @@ def test_two_peaks(tmp_path):
     point, transport = answers["11", "CryoGEN-I (MAP)"], answers["11", "CryoGEN-II (OT)"]
     assert float(transport["TV to prior"]) == 0
     assert float(point["TV to prior"]) > 0.5
+    # trained networks find the component where the data say which, and agree on one where nothing does
+    for name in ("CryoGEN-I, trained", "CryoGEN-II, trained"):
+        assert float(answers["0", name]["wrong"]) == 0
+        assert float(answers["11", name]["TV to prior"]) > 0.5
     mean, draw = answers["11", "exact posterior, mean"], answers["11", "CryoWGEN-II, a draw by pcnl"]
     assert float(mean["rms error"]) < min(float(point["rms error"]), float(transport["rms error"]))
     assert float(draw["TV to prior"]) < 0.15
@@ -424,10 +428,39 @@ class TestCleanMaps:
         assert clean_maps.mean_shell_correlation(truth, truth + other) == pytest.approx(np.sqrt(0.5), abs=0.1)
 
 
+class TestHiddenTilts:
+    def test_rows_are_of_what_was_hidden(self, rng):
+        """The mean is right by half in the hidden part, and wrong outside of it, which is not to count."""
+        agreement = load("hidden_tilts", "agreement")
+        shape = (24, 12, 24)
+        hidden = np.asarray(cg.wedge_mask(shape, (-60.0, 60.0)) * (1 - cg.wedge_mask(shape, (-40.0, 40.0)))) > 0
+        truth, error = (np.asarray(fourier.rfftn(jnp.asarray(rng.standard_normal(shape)))) for _ in range(2))
+
+        def volume(spectrum):
+            return np.asarray(fourier.irfftn(jnp.asarray(spectrum), shape))
+
+        restored = 0.5 * np.where(hidden, truth, error)
+        members = np.stack([volume(restored + sign * 0.5 * truth) for sign in (1, -1)])
+        family = cg.Restoration(volume(restored), None, members, np.full(2, 0.5), None, None)
+        rows = agreement.rows(volume(truth), volume(np.where(hidden, -truth, truth)), family, hidden)
+        assert [row[0] for row in rows] == ["0.05-0.10", "0.10-0.20", "0.01-0.25"]  # nothing is hidden below 0.05
+        for row in rows:
+            assert [float(cell) for cell in row[1:4]] == [1.0, 0.25, -1.0]
+            assert float(row[4]) == 3.0  # two members: their variance counts three times
+
+    def test_figure_shows_every_volume(self, rng, tmp_path):
+        agreement = load("hidden_tilts", "agreement")
+        volumes = {name: rng.standard_normal((8, 10, 16)) for name in ("one", "other")}
+        agreement.figure(volumes, [2, 5]).savefig(tmp_path / "figure.png")
+        width, height = picture_size(tmp_path / "figure.png")
+        assert width == 900
+        assert 600 < height < 900
+
+
 class TestNeedle:
     def test_back_projection_shows_the_wedge_that_is_missing(self):
         """A rod along y in projections that are its known chords, tilts of +-50 degrees."""
-        needle = load("needle", "run")
+        needle = load("hidden_tilts", "needle")
         size, radius, angles = 32, 6.0, np.arange(-50.0, 51.0, 2.0)
         across = np.arange(size) - size // 2
         chord = 2 * np.sqrt(np.maximum(radius**2 - across**2, 0))
@@ -444,6 +477,6 @@ class TestNeedle:
 
     def test_binned(self, rng):
         volume = rng.standard_normal((4, 6, 8))
-        binned = load("needle", "run").binned(volume, 2)
+        binned = load("hidden_tilts", "needle").binned(volume, 2)
         assert binned.shape == (2, 3, 4)
         assert binned[1, 2, 3] == pytest.approx(volume[2:, 4:, 6:].mean())

@@ -103,6 +103,7 @@ def _sample(
 
 
 MAP, OT = "CryoGEN-I (MAP)", "CryoGEN-II (OT)"
+TRAINED_MAP, TRAINED_OT = "CryoGEN-I, trained", "CryoGEN-II, trained"
 PUBLISHED_I, GAUSSIAN_I = "I, conditional prior (published)", "I, Gaussian part"
 PUBLISHED_II, PCNL, TEMPERED = "II, Langevin (published)", "II, pcnl", "II, tempered"
 FAMILIES: dict[str, FamilyMethod] = {

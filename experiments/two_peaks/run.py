@@ -11,6 +11,7 @@ import figures
 import jax
 import numpy as np
 import signals
+import trained
 from figures import Score, band
 
 from cryowgen_jax.report import markdown_table
@@ -20,7 +21,7 @@ BUDGET = 65536  # witness evaluations or gradients of every family, warm-up incl
 REPEATS = 3  # runs of every family, each with its own key
 DRAWS = 4096  # draws that a band is made of
 BATCH = 400  # observations of which the aggregate is looked at
-QUICK_WIDTHS, QUICK_BUDGET, QUICK_REPEATS, QUICK_BATCH = (0, 11), 16384, 1, 100
+QUICK_WIDTHS, QUICK_BUDGET, QUICK_REPEATS, QUICK_BATCH, QUICK_ITERATIONS = (0, 11), 16384, 1, 100, 50
 SEED = 20261127
 SHOWN = (approaches.PUBLISHED_I, approaches.GAUSSIAN_I, approaches.PUBLISHED_II, approaches.PCNL)
 MODES = ("two peaks", "one peak", "shifted")
@@ -60,13 +61,15 @@ def families(width: int, observation: np.ndarray, budget: int, repeat: int) -> d
     return found
 
 
-def answers(width: int, batch: signals.Batch) -> dict[str, np.ndarray]:
+def answers(width: int, batch: signals.Batch, iterations: int) -> dict[str, np.ndarray]:
     """One curve per observation of the batch, by method."""
     rng = np.random.default_rng(SEED)
     law = signals.exact(batch.observations, width)
     return {
         approaches.MAP: approaches.maximum_a_posteriori(batch.observations, width),
         approaches.OT: approaches.optimal_transport(rng, law, batch.labels),
+        approaches.TRAINED_MAP: trained.answers("cryogen_map", batch.observations, width, iterations),
+        approaches.TRAINED_OT: trained.answers("cryogen_ot", batch.observations, width, iterations),
         "CryoWGEN-II, a draw by pcnl": approaches.one_draw_each(jax.random.key(SEED), batch.observations, width),
         "exact posterior, highest mode": law.means[np.arange(len(batch.labels)), law.weights.argmax(axis=1)],
         "exact posterior, a draw": law.draw(rng, 1)[0],
@@ -111,9 +114,10 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=results, help="folder of pictures and tables")
     parser.add_argument("--quick", action="store_true", help="two widths, half the budget, fewer repeats")
     arguments = parser.parse_args()
-    widths, budget, repeats, size = WIDTHS, BUDGET, REPEATS, BATCH
+    widths, budget, repeats, size, iterations = WIDTHS, BUDGET, REPEATS, BATCH, trained.ITERATIONS
     if arguments.quick:
         widths, budget, repeats, size = QUICK_WIDTHS, QUICK_BUDGET, QUICK_REPEATS, QUICK_BATCH
+        iterations = QUICK_ITERATIONS
     panels, calibration, family_rows, answer_rows = [], {}, [], []
     for width in widths:
         batch = signals.draw_batch(np.random.default_rng(SEED), width, size)
@@ -122,7 +126,7 @@ def main() -> None:
         runs = [families(width, batch.observations[0], budget, repeat) for repeat in range(repeats)]
         scores = [{name: score(family, law, exact_draws) for name, family in run.items()} for run in runs]
         calibration[width] = {name: averaged([each[name] for each in scores]) for name in scores[0]}
-        curves = answers(width, batch)
+        curves = answers(width, batch, iterations)
         family_rows.append([str(width), "closed form", *"---", *(f"{w:.2f}" for w in law.weights), *"---"])
         family_rows += [family_row(width, name, found) for name, found in calibration[width].items()]
         answer_rows += [answer_row(width, name, each, batch) for name, each in curves.items()]

@@ -1,5 +1,7 @@
 """Networks in place of ascents, against maxima and transports that are known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 import cryowgen_jax as cg
-from cryowgen_jax.operators import wedge_mask
+from cryowgen_jax.operators import RotatedWitness, wedge_mask
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Amortisation, AmortisedNegatives, Model, Reobservation, learn_map, semidual, train
 
@@ -135,14 +137,28 @@ def test_noise_and_consistency_pull_at_the_answer(key, rng):
     plain, _ = Amortisation().loss(network, posterior, key)
     noisy, _ = Amortisation(input_noise=0.5).loss(network, posterior, key)
     both, log = Amortisation(weight=2.0, reobserve=reobserve).loss(network, posterior, key)
-    noise = jax.random.normal(jax.random.split(key)[0], SHAPE)
+    noise = jax.random.normal(jax.random.split(key, 3)[0], SHAPE)
     cold = Amortisation().target(posterior)
     np.testing.assert_allclose(plain, -cold.log_density(gain * observation) / 216, rtol=1e-5)
     np.testing.assert_allclose(noisy, -cold.log_density(gain * (observation + 0.5 * noise)) / 216, rtol=1e-5)
-    seen, turned = reobserve(jax.random.split(key)[1], gain * observation)
+    seen, turned = reobserve(jax.random.split(key, 3)[1], gain * observation)
     assert float(jnp.linalg.norm(turned - gain * observation)) > 0.1
     np.testing.assert_allclose(log["consistency"], np.mean((gain * seen - turned) ** 2), rtol=1e-5)
     np.testing.assert_allclose(both, plain + 2.0 * log["consistency"], rtol=1e-5)
+
+
+def test_a_random_witness_is_drawn_and_right_on_average(key, rng):
+    observation = jnp.asarray(rng.normal(size=SHAPE), jnp.float32)
+    wedge = cg.Wedge(jnp.asarray(MASK))
+    score = cg.QuadraticWitness(curvature=jnp.asarray(CURVATURE * np.float32([[[0.2, 1, 1, 2]]])), mean=jnp.ones(SHAPE))
+    witness = RotatedWitness(score, wedge, cg.cube_rotations())
+    posterior = dataclasses.replace(volumes_model().posterior(observation), witness=witness)
+    network = jax.tree_util.Partial(scaled, jnp.float32(1.0))
+    keys = jax.random.split(key, 400)
+    losses, _ = jax.jit(jax.vmap(lambda k: Amortisation().loss(network, posterior, k)))(keys)
+    assert len(np.unique(np.round(losses, 5))) > 5
+    exact = -Amortisation().target(posterior).log_density(observation) / 216
+    assert abs(np.mean(losses) - exact) < 4 * np.std(losses) / 20
 
 
 def test_input_that_does_not_fit_is_refused(key):

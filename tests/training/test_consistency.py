@@ -93,9 +93,9 @@ def test_consistency_fills_the_wedge_of_objects_never_seen(key, rng):
             halves_of(key, balls(rng, 256)),
             Reobservation(WEDGE, jnp.asarray(NOISE * MASK)),
             weight=weight,
-            optimizer=warmed_adam(2e-3, 120),
-            num_iterations=120,
-            batch_size=16,
+            optimizer=warmed_adam(2e-3, 100),
+            num_iterations=100,
+            batch_size=8,
         )
         assert found.status == "ok"
         return in_wedge_correlation(found.average, others, truths)

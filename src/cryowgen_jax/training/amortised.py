@@ -34,7 +34,7 @@ from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.training.consistency import Network, Reobservation, consistency
 from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend, mean_slope
 from cryowgen_jax.training.negatives import Negatives, Posteriors
-from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
+from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree, Stochastic
 
 Method = Literal["cryogen_map", "cryogen_ot"]
 LEAST_BALANCE = 0.5
@@ -71,8 +71,10 @@ class Amortisation:
         return untethered(posterior) if self.method == "cryogen_ot" else posterior
 
     def loss(self, network: Network, posterior: Posterior, key: PRNGKey) -> tuple[Array, Log]:
-        """L of one observation."""
-        noise_key, look_key = jax.random.split(key)
+        """L of one observation; of a random witness, with one draw of it."""
+        noise_key, look_key, witness_key = jax.random.split(key, 3)
+        if isinstance(posterior.witness, Stochastic):
+            posterior = dataclasses.replace(posterior, witness=posterior.witness.at(witness_key))
         given = posterior.observation
         if self.input_noise:
             given = given + self.input_noise * jax.random.normal(noise_key, given.shape, given.dtype)
