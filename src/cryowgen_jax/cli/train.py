@@ -97,8 +97,8 @@ def command(
     """Adapt the network of 'cryowgen restore --witness learned' to TOMOGRAMs of one kind of specimen.
 
     No clean volume is needed. The tomograms are restored as a family of volumes; these are turned, seen again through
-    a missing wedge and with noise as the tomograms have, and the network learns to find them. This is an experiment:
-    compare the restoration with those of '--witness learned' and of the default.
+    a missing wedge and with noise as the tomograms have, and the network learns to find them. Compare the
+    restoration with those of '--witness learned' and of the default.
 
     Writes the file WITNESS, for 'cryowgen restore --witness WITNESS'. While it works, a folder beside it ending in
     '.unfinished' holds what --resume needs.
