@@ -32,7 +32,15 @@ from cryowgen_jax.methods import untethered
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.training.consistency import Network, Reobservation, consistency
-from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend, mean_slope
+from cryowgen_jax.training.descent import (
+    DEFAULT_OPTIMIZER,
+    Descent,
+    Log,
+    TrainingProgress,
+    descend,
+    mean_slope,
+    require_batch,
+)
 from cryowgen_jax.training.negatives import Negatives, Posteriors
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree, Stochastic
 
@@ -125,7 +133,7 @@ def learn_map(
     InputError
         Where sizes do not fit.
     """
-    _require_batch(batch_size, observations)
+    require_batch(batch_size, observations.shape[0], "observations")
     return descend(
         key,
         _Step(as_pytree(posteriors), observations, amortisation or Amortisation(), batch_size),
@@ -137,11 +145,6 @@ def learn_map(
         checkpoint=checkpoint,
         progress=progress,
     )
-
-
-def _require_batch(batch_size: int, observations: Array) -> None:
-    if not 1 <= batch_size <= observations.shape[0]:
-        raise InputError(f"batch_size={batch_size}: give 1 to {observations.shape[0]}, the number of observations")
 
 
 @jax.tree_util.register_dataclass

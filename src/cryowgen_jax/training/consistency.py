@@ -1,4 +1,4 @@
-r"""Learning from volumes that are seen again from another side (IsoNet, CryoGEN-I; equivariant imaging, Chen 2021).
+r"""Learning from volumes that are seen again from another side (IsoNet; CryoGEN-I; Chen et al., ICCV 2021).
 
 A network g, observation -> volume, is right only if it finds its own answer again once that is turned and degraded:
 
@@ -22,7 +22,15 @@ from cryowgen_jax.operators import Rotation
 from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.spatial.rotation import cube_rotations
-from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend, mean_slope
+from cryowgen_jax.training.descent import (
+    DEFAULT_OPTIMIZER,
+    Descent,
+    Log,
+    TrainingProgress,
+    descend,
+    mean_slope,
+    require_batch,
+)
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 Network = Callable[[Array], Array]
@@ -91,7 +99,7 @@ def learn_center(
     network
         Where to start; ``from_nnx`` of a module.
     halves
-        y_1 and y_2, (N, ...) each: boxes cut from half tomograms at the same places. Either is the input in turn.
+        y_1 and y_2, (N, Z, Y, X) each: boxes cut from half tomograms at the same places. Either is the input in turn.
     reobserve
         How volumes are seen, with the noise of one half.
     weight
@@ -111,8 +119,7 @@ def learn_center(
     first, second = halves
     if first.shape != second.shape:
         raise InputError(f"halves of shapes {first.shape} and {second.shape}: cut both at the same places")
-    if not 1 <= batch_size <= first.shape[0]:
-        raise InputError(f"batch_size={batch_size}: give 1 to {first.shape[0]}, the number of pairs")
+    require_batch(batch_size, first.shape[0], "pairs")
     return descend(
         key,
         _CenterStep(first, second, as_pytree(reobserve), jnp.float32(weight), batch_size),

@@ -125,6 +125,12 @@ def descend(
     return Descent(carry.parameters, carry.average, carry.state, log, status)
 
 
+def require_batch(batch_size: int, number: int, of: str) -> None:
+    """Refuse a batch larger than what there is to take it from, or none."""
+    if not 1 <= batch_size <= number:
+        raise InputError(f"batch_size={batch_size}: give 1 to {number}, the number of {of}")
+
+
 def mean_slope(loss: Callable[..., tuple[Array, Log]], parameters: PyTree, items: PyTree) -> tuple[PyTree, Log]:
     """Means over the items (leading axis) of the gradient of ``loss(parameters, item)`` and of its log.
 

@@ -25,7 +25,7 @@ import optax
 from cryowgen_jax.chains.annealing import over_particles
 from cryowgen_jax.potentials import Posterior, surrogate
 from cryowgen_jax.samplers import as_pytree
-from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend
+from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend, require_batch
 from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler
 from cryowgen_jax.training.positives import Positives, drawer
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
@@ -170,8 +170,7 @@ def train(
     """
     if not learn or any(name.partition(".")[0] not in PARTS for name in learn):
         raise InputError(f"learn={tuple(learn)}: give one or more of {', '.join(PARTS)}, or fields of them")
-    if not 1 <= batch_size <= observations.shape[0]:
-        raise InputError(f"batch_size={batch_size}: give 1 to {observations.shape[0]}, the number of observations")
+    require_batch(batch_size, observations.shape[0], "observations")
     negatives = LangevinNegatives() if negatives is None else negatives
     model = as_pytree(model)
     start_key, key = jax.random.split(key)
