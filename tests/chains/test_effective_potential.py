@@ -80,8 +80,8 @@ def half(witness, position):
 @pytest.mark.computes
 @pytest.mark.slow
 def test_the_bracket_is_narrow_on_a_tomogram_s_worth_of_coefficients(key):
-    """24^3, lambda / beta = 1e4, default budget: the bracket is below half a percent of Psi."""
-    shape = (24, 24, 24)
+    """20^3, lambda / beta = 1e4, default budget: the bracket is below half a percent of Psi."""
+    shape = (20, 20, 20)
     rng = np.random.default_rng(1)
     mask = jnp.asarray(oracles.wedge(shape))
     curvature = jnp.asarray(0.2 + 8 * oracles.radius(shape), jnp.float32)

@@ -54,8 +54,8 @@ def test_without_consistency_the_measured_part_is_wieners(key):
         halves_of(jax.random.fold_in(key, 1), fields),
         Reobservation(WEDGE, jnp.asarray(NOISE * MASK)),
         weight=0.0,
-        optimizer=optax.adam(optax.cosine_decay_schedule(0.03, 300)),
-        num_iterations=300,
+        optimizer=optax.adam(optax.cosine_decay_schedule(0.05, 120)),
+        num_iterations=120,
         batch_size=64,
     )
     wiener = POWER / (POWER + NOISE**2)

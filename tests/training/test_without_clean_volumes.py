@@ -45,6 +45,7 @@ def six_rotations():
 
 
 @pytest.mark.slow
+@pytest.mark.computes
 def test_the_wedge_gets_the_power_of_the_other_orientations(key, rng):
     """Positives are observations too; of the prior nothing is known but that all orientations are alike."""
     mask = np.asarray(wedge_mask(SHAPE, (-50.0, 50.0)))
@@ -72,12 +73,12 @@ def test_the_wedge_gets_the_power_of_the_other_orientations(key, rng):
 
     def draw(witness, k, y):
         posterior = dataclasses.replace(model, witness=witness).posterior(y)
-        return cg.sample(k, posterior, num_chains=1, num_steps=200, num_kept=1).samples[0, -1]
+        return cg.sample(k, posterior, num_chains=1, num_steps=100, num_kept=1).samples[0, -1]
 
     draw_all = jax.jit(jax.vmap(draw, in_axes=(None, 0, 0)))
 
     def filled(witness):
-        draws = draw_all(witness, jax.random.split(key, 64), observations[:64])
+        draws = draw_all(witness, jax.random.split(key, 48), observations[:48])
         spectra = np.fft.rfftn(np.asarray(draws, float), axes=(1, 2, 3), norm="ortho")
         weight = (mask == 0) * np.broadcast_to(oracles.multiplicity(SHAPE), mask.shape)
         power = np.mean(np.abs(spectra) ** 2, axis=0)
