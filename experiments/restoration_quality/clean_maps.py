@@ -33,8 +33,10 @@ def mean_shell_correlation(truth: np.ndarray, volume: np.ndarray) -> float:
     return float(np.mean(sums(np.real(a * np.conj(b))) / np.sqrt(sums(np.abs(a) ** 2) * sums(np.abs(b) ** 2))))
 
 
-def compare(path: pathlib.Path, tilt_range: tuple[float, float]) -> tuple[str, tuple[int, ...], float, float, float]:
-    truth = np.asarray(read_tomogram(path, permissive=True).data, np.float32)
+def compare(
+    path: pathlib.Path, tilt_range: tuple[float, float], axes: tuple[int, ...]
+) -> tuple[str, tuple[int, ...], float, float, float]:
+    truth = np.ascontiguousarray(np.asarray(read_tomogram(path, permissive=True).data, np.float32).transpose(axes))
     seen = np.asarray(Wedge(cg.wedge_mask(truth.shape, tilt_range))(jnp.asarray(truth)))
     started = time.monotonic()
     restored = cg.restore(seen, tilt_range, method="cryogen_map").mean  # that of the family: the model is Gaussian
@@ -47,8 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("maps", type=pathlib.Path, nargs="+", help="density maps (.mrc, .map) without noise")
     parser.add_argument("--tilt-range", type=float, nargs=2, default=(-60.0, 60.0), metavar=("LO", "HI"))
+    parser.add_argument("--axes", type=int, nargs=3, default=(0, 1, 2), help="order of the axes: another side to hide")
     arguments = parser.parse_args()
-    found = [compare(path, tuple(arguments.tilt_range)) for path in arguments.maps]
+    found = [compare(path, tuple(arguments.tilt_range), tuple(arguments.axes)) for path in arguments.maps]
     rows = [
         [name, " x ".join(map(str, shape)), f"{before:.3f}", f"{after:.3f}", f"{seconds:.0f}"]
         for name, shape, before, after, seconds in found
