@@ -139,7 +139,7 @@ def learn_map(
         _Step(as_pytree(posteriors), observations, amortisation or Amortisation(), batch_size),
         as_pytree(network),
         (),
-        optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
+        optimizer=optimizer,
         num_iterations=num_iterations,
         decay=decay,
         checkpoint=checkpoint,

@@ -23,7 +23,6 @@ from cryowgen_jax.samplers import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.spatial.rotation import cube_rotations
 from cryowgen_jax.training.descent import (
-    DEFAULT_OPTIMIZER,
     Descent,
     Log,
     TrainingProgress,
@@ -125,7 +124,7 @@ def learn_center(
         _CenterStep(first, second, as_pytree(reobserve), jnp.float32(weight), batch_size),
         as_pytree(network),
         (),
-        optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
+        optimizer=optimizer,
         num_iterations=num_iterations,
         decay=decay,
         checkpoint=checkpoint,

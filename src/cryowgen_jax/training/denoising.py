@@ -21,7 +21,7 @@ import optax
 
 from cryowgen_jax.chains.annealing import over_particles
 from cryowgen_jax.samplers import as_pytree
-from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend
+from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
 from cryowgen_jax.training.positives import Positives, drawer
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
@@ -89,7 +89,7 @@ def match_scores(
         _Step(drawer(positives), levels, known, batch_size),
         as_pytree(witness),
         (),
-        optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
+        optimizer=optimizer,
         num_iterations=num_iterations,
         decay=decay,
         checkpoint=checkpoint,

@@ -60,7 +60,7 @@ def descend(
     parameters: PyTree,
     state: PyTree,
     *,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | None = None,
     num_iterations: int,
     decay: float = 0.99,
     chunk: int = 50,
@@ -79,7 +79,7 @@ def descend(
     parameters, state
         Pytrees of arrays: what is optimised, and what a gradient hands on to the next.
     optimizer
-        Optax transformation.
+        Optax transformation, Adam with a step of 1e-3 by default.
     num_iterations
         In total, those of a resumed checkpoint included.
     decay
@@ -93,6 +93,7 @@ def descend(
     """
     if num_iterations < 0 or chunk < 1:
         raise InputError(f"num_iterations={num_iterations}, chunk={chunk}: give at least 0 and 1")
+    optimizer = DEFAULT_OPTIMIZER if optimizer is None else optimizer
     started = saved = time.monotonic()
     gradient, parameters = as_pytree(gradient), jax.tree.map(jnp.asarray, parameters)
     carry = _strongly_typed(_Carry(parameters, parameters, optimizer.init(parameters), state))

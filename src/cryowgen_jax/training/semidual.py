@@ -25,7 +25,7 @@ import optax
 from cryowgen_jax.chains.annealing import over_particles
 from cryowgen_jax.potentials import Posterior, surrogate
 from cryowgen_jax.samplers import as_pytree
-from cryowgen_jax.training.descent import DEFAULT_OPTIMIZER, Descent, Log, TrainingProgress, descend, require_batch
+from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend, require_batch
 from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler
 from cryowgen_jax.training.positives import Positives, drawer
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
@@ -191,7 +191,7 @@ def train(
         step,
         {name: _part(model, name) for name in learn},
         negatives.start(start_key, model.posterior, observations),
-        optimizer=DEFAULT_OPTIMIZER if optimizer is None else optimizer,
+        optimizer=optimizer,
         num_iterations=num_iterations,
         decay=decay,
         checkpoint=checkpoint,
