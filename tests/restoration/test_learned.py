@@ -119,7 +119,7 @@ def test_weights_of_another_network_are_refused(tmp_path, settings):
 def test_shipped_network_fills_the_wedge_of_phantoms():
     sim = simulate_tomogram((48, 64, 64), (-60.0, 60.0), snr=0.1, seed=5)
     mask = np.asarray(wedge_mask(sim.truth.shape, (-60.0, 60.0)))
-    result = restore(sim.half1, (-60.0, 60.0), half2=sim.half2, witness="learned", num_steps=60, warmup=20)
+    result = restore(sim.half1, (-60.0, 60.0), half2=sim.half2, witness="learned", num_steps=40, warmup=10)
     score = score_family(sim.truth, result.mean, result.samples, result.weights, mask)
     assert score.in_wedge_correlation > 0.4
     assert 0.4 < score.spread_over_error < 2.0

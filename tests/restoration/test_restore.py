@@ -13,7 +13,7 @@ from cryowgen_jax.restoration import restore
 from cryowgen_jax.simulation import score_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
-SHAPE = (32, 48, 40)
+SHAPE = (28, 40, 36)
 TILTS = (-60.0, 60.0)
 MASK = np.asarray(wedge_mask(SHAPE, TILTS))
 QUICK = {"num_samples": 4, "num_steps": 7, "warmup": 6, "devices": jax.devices()[:1]}  # one device compiles faster
@@ -117,7 +117,7 @@ def test_the_report_says_what_happened(what):
     assert report.noise_rule == ("difference of the halves" if what == "halves" else "white, from the weakest shells")
     expected = tomogram().noise_sd / (np.sqrt(2) if what == "halves" else 1)
     assert report.noise_std == pytest.approx(expected, rel=0.1)
-    assert report.region == ((0, 32), (0, 48), (0, 40))
+    assert report.region == tuple((0, n) for n in SHAPE)
     assert report.envelope.shape == SHAPE
     labels = tomogram().labels
     assert report.envelope[labels > 0].mean() > report.envelope[labels == 0].mean() + 0.25
@@ -227,12 +227,12 @@ def test_thin_and_odd_boxes_with_the_beam_along_x(shape):
 
 def test_a_crop_whose_faces_do_not_fit_and_a_constant_border():
     """The border comes back as it was; inside, the jump between opposite faces is no matter."""
-    sim = tomogram((32, 56, 46))
+    sim = tomogram((28, 48, 42))
     crop = sim.half1[:, 4:-4, 3:-3]
     volume = np.pad(crop, ((3, 0), (0, 2), (1, 1)), constant_values=-50)
     result = restore(volume, TILTS, **QUICK)
-    assert result.report.region == ((3, 35), (0, 48), (1, 41))
-    inside = (slice(3, None), slice(0, 48), slice(1, 41))
+    assert result.report.region == ((3, 31), (0, 40), (1, 37))
+    inside = (slice(3, None), slice(0, 40), slice(1, 37))
     border = np.ones(volume.shape, bool)
     border[inside] = False
     assert np.all(result.mean[border] == -50)
@@ -374,7 +374,7 @@ def bad_inputs():
         "contrast": ((good, TILTS), {"contrast": "grey"}, "auto, bright, dark"),
         "witness": ((good, TILTS), {"witness": "fancy"}, "witness"),
         "other angles": ((good, TILTS), {"tilt_angles": [-40, 0, 40]}, "make them agree"),
-        "nothing measured": ((np.broadcast_to(np.arange(32.0)[:, None, None] % 7, SHAPE), TILTS), {}, "no model fits"),
+        "nothing measured": ((np.broadcast_to(np.arange(28.0)[:, None, None] % 7, SHAPE), TILTS), {}, "no model fits"),
     }
 
 
@@ -403,7 +403,7 @@ def blurred_noise(width, seed=5):
 
 def beads(strength):
     volume = np.zeros(SHAPE)
-    volume[6, 10, 30], volume[20, 40, 8], volume[25, 5, 12] = 1, 1, 1
+    volume[6, 10, 30], volume[20, 35, 8], volume[25, 5, 12] = 1, 1, 1
     blurred = gaussian_filter(volume, 1.5, mode="wrap")
     sim = tomogram()
     return sim.half1 + through_wedge(strength * sim.half1.std() * blurred / blurred.max())
@@ -523,7 +523,7 @@ def projections_onto_sets(data, mask, rounds=100):
 @pytest.mark.computes
 @pytest.mark.slow
 def test_the_wedge_is_restored_better_than_by_projections_and_the_spread_is_honest():
-    sim = simulate_tomogram((48, 80, 80), TILTS, snr=0.1, seed=3)
+    sim = simulate_tomogram((40, 64, 64), TILTS, snr=0.1, seed=3)
     result = restore(sim.half1, TILTS, half2=sim.half2, num_samples=6, num_steps=20, warmup=20)
     score = score_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
     average = (sim.half1 + sim.half2) / 2
