@@ -81,12 +81,12 @@ def processor_seconds():
 
 @pytest.mark.slow
 def test_in_earnest(tmp_path):
-    """Of less than half the voxels, and all else as by default."""
+    """Of fewer voxels, and all else as by default."""
     started = processor_seconds()
     command = [sys.executable, "-m", "cryowgen_jax.cli", "demo", "--shape", "48", "64", "64"]
     as_users_have_it = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=as_users_have_it)
-    assert processor_seconds() - started < 160  # of 360, three minutes on two cores, for the default's voxels
+    assert processor_seconds() - started < 160  # of three minutes on two cores for twice as many voxels
     row = next(line for line in shown.stdout.splitlines() if line.startswith("CryoWGEN-II  "))
     in_wedge, measured, coverage, spread_over_error = map(float, row.split()[1:5])
     assert in_wedge > 0.5

@@ -167,7 +167,7 @@ SLOW = {
 }
 COMPUTES = {
     "kinetic, item response": Case("item response", of_its_parts(cg.kinetic, 0.4), 180, 30),
-    "pcnl, cox process": Case("cox process", of_its_parts(cg.pcnl, 0.85), 400, 50),
+    "pcnl, cox process": Case("cox process", of_its_parts(cg.pcnl, 0.85), 240, 40),
 }
 CASES = FAST | SLOW | COMPUTES
 

@@ -62,8 +62,8 @@ def _members(monkeypatch, *, shared):
         tomogram.tilt_range,
         half2=tomogram.half2,
         num_samples=8,
-        num_steps=16,
-        warmup=24,
+        num_steps=12,
+        warmup=12,
         tile_shape=(32, 32, 64),
     )
     assert family.report.status == "ok"
