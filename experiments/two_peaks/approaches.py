@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import signals
-import trained
 from scipy.optimize import linear_sum_assignment
 
 import cryowgen_jax as cg
@@ -105,7 +104,6 @@ def _sample(
 
 MAP, OT = "CryoGEN-I (MAP)", "CryoGEN-II (OT)"
 TRAINED_MAP, TRAINED_OT = "CryoGEN-I, trained", "CryoGEN-II, trained"
-TRAINED: dict[str, trained.Method] = {TRAINED_MAP: "cryogen_map", TRAINED_OT: "cryogen_ot"}
 PUBLISHED_I, GAUSSIAN_I = "I, conditional prior (published)", "I, Gaussian part"
 PUBLISHED_II, PCNL, TEMPERED = "II, Langevin (published)", "II, pcnl", "II, tempered"
 FAMILIES: dict[str, FamilyMethod] = {

@@ -49,30 +49,27 @@ def averaged(scores: Sequence[Score]) -> Score:
     return Score(float(np.sqrt(np.mean(error**2))), *(np.mean(values, axis=0) for values in others))
 
 
-def families(
-    width: int, observation: np.ndarray, methods: Mapping[str, approaches.FamilyMethod], budget: int, repeat: int
-) -> dict[str, approaches.Family]:
-    """Families of one observation, independent draws of the exact posterior first."""
+def families(width: int, observation: np.ndarray, budget: int, repeat: int) -> dict[str, approaches.Family]:
+    """Every family of one observation, independent draws of the exact posterior first."""
     rng = np.random.default_rng([SEED, width, repeat])
     draws = signals.exact(observation, width).draw(rng, DRAWS)
     found = {"exact draws": approaches.Family(draws, draws.mean(axis=0), float(DRAWS), np.nan)}
     posterior = signals.posterior(observation, width)
-    for index, (name, method) in enumerate(methods.items()):
+    for index, (name, method) in enumerate(approaches.FAMILIES.items()):
         key = jax.random.fold_in(jax.random.key(SEED + repeat), index)
         found[name] = method(key, posterior, budget, DRAWS)
     return found
 
 
-def answers(
-    width: int, batch: signals.Batch, networks: Mapping[str, trained.Method], iterations: int
-) -> dict[str, np.ndarray]:
+def answers(width: int, batch: signals.Batch, iterations: int) -> dict[str, np.ndarray]:
     """One curve per observation of the batch, by method."""
     rng = np.random.default_rng(SEED)
     law = signals.exact(batch.observations, width)
     return {
         approaches.MAP: approaches.maximum_a_posteriori(batch.observations, width),
         approaches.OT: approaches.optimal_transport(rng, law, batch.labels),
-        **{name: trained.answers(method, batch.observations, width, iterations) for name, method in networks.items()},
+        approaches.TRAINED_MAP: trained.answers("cryogen_map", batch.observations, width, iterations),
+        approaches.TRAINED_OT: trained.answers("cryogen_ot", batch.observations, width, iterations),
         "CryoWGEN-II, a draw by pcnl": approaches.one_draw_each(jax.random.key(SEED), batch.observations, width),
         "exact posterior, highest mode": law.means[np.arange(len(batch.labels)), law.weights.argmax(axis=1)],
         "exact posterior, a draw": law.draw(rng, 1)[0],
@@ -115,23 +112,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     results = pathlib.Path(__file__).parent / "results"
     parser.add_argument("--output", type=pathlib.Path, default=results, help="folder of pictures and tables")
-    parser.add_argument("--quick", action="store_true", help="two widths, less of everything else")
+    parser.add_argument("--quick", action="store_true", help="two widths, half the budget, fewer repeats")
     arguments = parser.parse_args()
     widths, budget, repeats, size, iterations = WIDTHS, BUDGET, REPEATS, BATCH, trained.ITERATIONS
-    networks, methods = approaches.TRAINED, approaches.FAMILIES
     if arguments.quick:
         widths, budget, repeats, size = QUICK_WIDTHS, QUICK_BUDGET, QUICK_REPEATS, QUICK_BATCH
-        iterations, networks = QUICK_ITERATIONS, {approaches.TRAINED_OT: "cryogen_ot"}
-        methods = {name: method for name, method in methods.items() if name != approaches.TEMPERED}  # slow to compile
+        iterations = QUICK_ITERATIONS
     panels, calibration, family_rows, answer_rows = [], {}, [], []
     for width in widths:
         batch = signals.draw_batch(np.random.default_rng(SEED), width, size)
         law = signals.exact(batch.observations[0], width)
         exact_draws = law.draw(np.random.default_rng(SEED), DRAWS)
-        runs = [families(width, batch.observations[0], methods, budget, repeat) for repeat in range(repeats)]
+        runs = [families(width, batch.observations[0], budget, repeat) for repeat in range(repeats)]
         scores = [{name: score(family, law, exact_draws) for name, family in run.items()} for run in runs]
         calibration[width] = {name: averaged([each[name] for each in scores]) for name in scores[0]}
-        curves = answers(width, batch, networks, iterations)
+        curves = answers(width, batch, iterations)
         family_rows.append([str(width), "closed form", *"---", *(f"{w:.2f}" for w in law.weights), *"---"])
         family_rows += [family_row(width, name, found) for name, found in calibration[width].items()]
         answer_rows += [answer_row(width, name, each, batch) for name, each in curves.items()]
