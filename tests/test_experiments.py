@@ -278,6 +278,20 @@ def test_walkers(tmp_path):
         assert number("2.2", kernel, "acceptance") < 0.5
 
 
+# An energy against a network
+
+
+@pytest.mark.slow
+def test_an_adversarial_energy_alone_fills_the_wedge(tmp_path):
+    rows = {row["what learns"]: row for row in run_experiment("adversarial", tmp_path, computes=True)}
+    assert min(picture_size(tmp_path / "adversarial.png")) >= 900
+    assert abs(float(rows["energy fixed"]["in-wedge cc"])) < 0.2
+    assert float(rows["energy learned"]["in-wedge cc"]) > 0.5
+    energies = [float(rows[name]["wedge energy"]) for name in ("energy fixed", "energy learned")]
+    assert 3 * energies[0] < energies[1] < 1.5
+    assert float(rows["consistency"]["in-wedge cc"]) > 0.7
+
+
 # Calibration
 
 

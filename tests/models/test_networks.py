@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cryowgen_jax.models import CenterNet, Decoder
+from cryowgen_jax.models import CenterNet, DataConsistent, Decoder
+from cryowgen_jax.operators import Wedge, wedge_mask
 from cryowgen_jax.types import InputError
 
 
@@ -31,6 +32,21 @@ def test_decoder_without_levels_is_linear_in_its_latent(key):
 def test_untrained_centre_is_its_input(key):
     volume = jax.random.normal(key, (5, 8, 7))
     np.testing.assert_array_equal(jax.jit(CenterNet(channels=2, rngs=nnx.Rngs(0)))(volume), volume)
+
+
+def test_what_was_measured_is_kept(key):
+    mask = wedge_mask((6, 5, 8), (-50.0, 40.0))
+    wedge = Wedge(mask)
+    observation, other = jax.vmap(wedge)(jax.random.normal(key, (2, 6, 5, 8)))
+    network = jax.tree_util.Partial(lambda gain, y: gain * y + 1.0, 3.0 + jax.random.normal(key, (6, 5, 8)))
+    answer = DataConsistent(network, wedge)
+    np.testing.assert_allclose(wedge(answer(observation)), observation, atol=1e-5)
+    hidden = answer(observation) - wedge(answer(observation))
+    np.testing.assert_allclose(hidden, network(observation) - wedge(network(observation)), atol=1e-5)
+    assert float(jnp.linalg.norm(hidden)) > 1
+    slope = jax.jit(jax.grad(lambda answer: jnp.sum((answer(observation) - other) ** 2)))(answer)
+    assert float(jnp.linalg.norm(slope.network.args[0])) > 1
+    np.testing.assert_array_equal(slope.decoder.transfer, jnp.zeros(mask.shape))
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (5, 9, 6)])

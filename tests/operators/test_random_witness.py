@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cryowgen_jax as cg
+from cryowgen_jax.models import DataConsistent
 from cryowgen_jax.operators import (
     BoundedRotatedWitness,
     NoisyWitness,
@@ -267,6 +268,32 @@ def test_rotations_and_noise_are_drawn_together(wedge, volume, key):
     assert np.std(values) > 0.1
     assert len({float(v) for v in draw(both, jax.random.split(key, 50), volume)[0]}) > 24
     assert np.std(draw(still, jax.random.split(key, 50), volume)[0]) < 1e-5
+    turned = RotatedWitness(SOFT, wedge, cube_rotations())
+    outside = NoisyWitness(turned, 0 * jnp.asarray(wedge.transfer), jax.random.split(key, 1))
+    drawn = draw(outside, jax.random.split(key, 50), volume)[0]
+    each = np.array([turned.rotated(matrix)(volume) for matrix in cube_rotations()])
+    assert np.abs(np.asarray(drawn)[:, None] - each).min(axis=1).max() < 1e-4
+    assert np.std(drawn) > 0.1
+    np.testing.assert_allclose(average(outside, volume)[0], np.mean(each), rtol=1e-5)
+
+
+def test_answers_that_keep_the_data_are_seen_again_with_noise_once(wedge, key):
+    """D(y) = |y|^2 / 2 counts it: noise where it was measured is in the answer, inside the wedge it is put back."""
+    energy = jax.tree_util.Partial(lambda y: 0.5 * jnp.sum(y**2))
+    answer = DataConsistent(jax.tree_util.Partial(jnp.zeros_like), wedge)
+    mask = np.asarray(wedge.transfer)
+    once = NoisyWitness(RotatedWitness(energy, wedge, cube_rotations()), 1 - wedge.transfer, key[None])
+    twice = RotatedWitness(NoisyWitness(energy, wedge.transfer, key[None]), wedge, cube_rotations())
+
+    def looked_at(witness, keys):
+        noise, look = keys
+        return witness.at(look)(answer(jax.random.normal(noise, SHAPE)))
+
+    keys = (jax.random.split(key, 2000), jax.random.split(jax.random.fold_in(key, 1), 2000))
+    found, doubled = (np.asarray(jax.jit(jax.vmap(lambda k, w=w: looked_at(w, k)))(keys)) for w in (once, twice))
+    expected = 0.5 * np.sum(np.broadcast_to(oracles.multiplicity(SHAPE), mask.shape) * mask)
+    assert abs(np.mean(found) - expected) < 4 * np.std(found) / 2000**0.5
+    assert np.mean(doubled) > 1.3 * expected
 
 
 def test_noise_around_a_witness_without_bounds_has_none(wedge, key):

@@ -68,7 +68,24 @@ def test_gaussian_transport_without_entropy_has_the_known_map_and_witness(key, r
     assert (found.status, found.warnings) == ("ok", ())
     assert abs(stiffness / STIFFNESS - 1) < 0.03
     assert abs(gain / GAIN - 1) < 0.03
+    assert abs(float(found.state.average.args[0]) / GAIN - 1) < 0.03
     assert np.mean(found.log["quality"][-100:]) > 0.95
+
+
+def test_the_average_is_that_of_the_networks(key, rng):
+    """Of three, at a decay of 1/2, the weights are 1, 2 and 4 sevenths."""
+    start = jax.tree_util.Partial(scaled, jnp.float32(0.0))
+    negatives = AmortisedNegatives(start, optimizer=optax.sgd(0.3), num_steps=2, decay=0.5)
+    x = jnp.asarray(rng.normal(size=(8, SIZE)), jnp.float32)
+    posteriors = gaussian_model(0.5).posterior
+    state, gains = negatives.start(key, posteriors, x), []
+    assert float(state.average.args[0]) == 0
+    for i in range(3):
+        found, state = negatives.draw(jax.random.fold_in(key, i), posteriors, x, jnp.arange(4), state)
+        gains.append(float(state.network.args[0]))
+        np.testing.assert_allclose(found.samples[:, 0], gains[-1] * x[:4], rtol=1e-5)
+    assert len(set(gains)) == 3
+    np.testing.assert_allclose(state.average.args[0], np.dot([1, 2, 4], gains) / 7, rtol=1e-5)
 
 
 @pytest.mark.slow

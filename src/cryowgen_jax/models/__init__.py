@@ -1,7 +1,7 @@
 """The Flax code: fast convolution, witness, decoder, centre network, adapters. See ARCHITECTURE.md."""
 
 from cryowgen_jax.models.adapters import NnxFunction, from_linen, from_nnx
-from cryowgen_jax.models.center import CenterNet
+from cryowgen_jax.models.center import CenterNet, DataConsistent
 from cryowgen_jax.models.convolution import conv_general_dilated, convolve3
 from cryowgen_jax.models.decoder import Decoder
 from cryowgen_jax.models.prior import ConditionalPrior, PriorNet, prior_network
@@ -11,6 +11,7 @@ __all__ = [
     "CenterNet",
     "ConditionalPrior",
     "ConvWitness",
+    "DataConsistent",
     "Decoder",
     "NnxFunction",
     "PriorNet",

@@ -82,6 +82,10 @@ class NoisyWitness:
     Reconstructed observations have noise where they were measured only, and not white: ``amplitude`` a is the square
     root of its power spectrum, in rfftn layout, 0 inside the wedge. ``at(key)`` draws eps; called itself it is the
     average over the fixed draws of ``keys``.
+
+    Volumes that keep the data, with their noise (``models.DataConsistent``), lack it inside the wedge alone:
+    ``NoisyWitness(RotatedWitness(D, T_M, R), amplitude, keys)`` with an amplitude that is 0 outside the wedge gives
+    each coefficient that is seen again noise once.
     """
 
     witness: Callable[[Array], Array]
@@ -90,11 +94,15 @@ class NoisyWitness:
 
     def __call__(self, observation: Array) -> Array:
         """Return the average over the fixed draws."""
-        return jnp.mean(jax.lax.map(lambda key: self.at(key)(observation), self.keys))
+        return jnp.mean(jax.lax.map(lambda key: _with_noise(self.witness, self.amplitude, key, observation), self.keys))
 
     def at(self, key: PRNGKey) -> jax.tree_util.Partial:
-        """Return y -> D(y + eps) with one draw of eps."""
-        return jax.tree_util.Partial(_with_noise, self.witness, self.amplitude, key)
+        """Return y -> D(y + eps) with one draw of eps, and of D too where that is random."""
+        witness = self.witness
+        if isinstance(witness, Stochastic):
+            key, witness_key = jax.random.split(key)
+            witness = witness.at(witness_key)
+        return jax.tree_util.Partial(_with_noise, witness, self.amplitude, key)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
         """Those of D."""

@@ -171,15 +171,17 @@ class _Step:
 
 
 class AmortisedState(NamedTuple):
-    """The network and the state of its optimiser."""
+    """The network, its running average, which is the one to use, and the states of optimiser and average."""
 
     network: PyTree
+    average: PyTree
     optimizer: PyTree
+    ema: PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AmortisedNegatives:
-    """CryoGEN-I and II: the answers of a network that is learned beside the witness; ``Training.state.network`` has it.
+    """CryoGEN-I and II: the answers of a network learned beside the witness; ``Training.state.average`` has it.
 
     Parameters
     ----------
@@ -191,6 +193,8 @@ class AmortisedNegatives:
         Of the network, Adam with a step of 1e-3 by default.
     num_steps
         Steps of it per iteration, each on observations of its own: the network has to keep up with the witness.
+    decay
+        Of the running average over iterations (Yazici et al., ICLR 2019: generators circle their optimum).
 
     Notes
     -----
@@ -203,12 +207,13 @@ class AmortisedNegatives:
     amortisation: Amortisation = dataclasses.field(default_factory=Amortisation)
     optimizer: optax.GradientTransformation = DEFAULT_OPTIMIZER
     num_steps: int = 4
+    decay: float = 0.99
 
     def start(self, key: PRNGKey, posteriors: Posteriors, observations: Array) -> AmortisedState:
         """The network as it is given."""
         del key, posteriors, observations
         network = jax.tree.map(jnp.asarray, as_pytree(self.network))
-        return AmortisedState(network, self.optimizer.init(network))
+        return AmortisedState(network, network, self.optimizer.init(network), self._ema.init(network))
 
     def draw(
         self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: AmortisedState
@@ -216,19 +221,27 @@ class AmortisedNegatives:
         """The network's answers after ``num_steps`` more steps."""
         step = _Step(posteriors, observations, self.amortisation, index.size)
 
-        def one(state: AmortisedState, key: PRNGKey) -> tuple[AmortisedState, None]:
-            slope, _, _ = step(key, state.network, ())
-            updates, optimizer = self.optimizer.update(slope, state.optimizer, state.network)
-            return AmortisedState(optax.apply_updates(state.network, updates), optimizer), None
+        def one(carry: tuple[PyTree, PyTree], key: PRNGKey) -> tuple[tuple[PyTree, PyTree], None]:
+            network, optimizer = carry
+            slope, _, _ = step(key, network, ())
+            updates, optimizer = self.optimizer.update(slope, optimizer, network)
+            return (optax.apply_updates(network, updates), optimizer), None
 
-        state, _ = jax.lax.scan(one, state, jax.random.split(key, self.num_steps))
+        keys = jax.random.split(key, self.num_steps)
+        (network, optimizer), _ = jax.lax.scan(one, (state.network, state.optimizer), keys)
 
         def answer(observation: Array) -> tuple[Array, Array]:
-            volume = state.network(observation)
+            volume = network(observation)
             return volume, _balance(self.amortisation.target(posteriors(observation)), volume)
 
         volumes, balances = over_particles(answer, observations[index])
-        return Negatives(volumes[:, None], jnp.ones((index.size, 1)), balances), state
+        average, ema = self._ema.update(network, state.ema)
+        negatives = Negatives(volumes[:, None], jnp.ones((index.size, 1)), balances)
+        return negatives, AmortisedState(network, average, optimizer, ema)
+
+    @property
+    def _ema(self) -> optax.GradientTransformation:
+        return optax.ema(self.decay)
 
     def complaints(self, quality: float, virial: float) -> Iterator[str]:
         """Where the network is far from its maxima."""

@@ -26,12 +26,17 @@ Gradient = Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, PyTree, Log]]
 
 
 class TrainingProgress(NamedTuple):
-    """What a progress callback is told after every chunk of iterations; ``log`` has the chunk's means by name."""
+    """What a progress callback is told after every chunk of iterations.
+
+    ``log`` has the chunk's means by name; ``average`` and ``state`` are those of :class:`Descent` so far, to validate.
+    """
 
     step: int
     num_steps: int
     log: dict[str, float]
     seconds: float
+    average: PyTree
+    state: PyTree
 
 
 class Descent(NamedTuple):
@@ -115,7 +120,8 @@ def descend(
             carry, done = new, done + length
             if progress is not None:
                 means = {name: float(np.mean(values)) for name, values in values_of.items()}
-                progress(TrainingProgress(done, num_iterations, means, time.monotonic() - started))
+                seconds = time.monotonic() - started
+                progress(TrainingProgress(done, num_iterations, means, seconds, carry.average, carry.state))
             if checkpoint is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 io.save_checkpoint(checkpoint, done, (carry, log))
                 saved, on_disk = time.monotonic(), done
