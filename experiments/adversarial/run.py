@@ -85,7 +85,7 @@ def network() -> DataConsistent:
 
 
 def looks() -> jax.Array:
-    """One rotation of the cube for each of the six images of beam and tilt axis; the others show nothing more."""
+    """One rotation of the cube for each of the six wedges that the 24 make."""
     images = {tuple(np.argmax(np.abs(matrix[:2]), axis=1)): matrix for matrix in np.asarray(cg.cube_rotations())}
     return jnp.asarray(np.stack(list(images.values())))
 
