@@ -20,6 +20,7 @@ from cryowgen_jax.models import DataConsistent
 from cryowgen_jax.operators import NoisyWitness, RotatedWitness
 from cryowgen_jax.report import figure_png, markdown_table
 from cryowgen_jax.report.figures import plain_axes, show_slice
+from cryowgen_jax.spatial.rotation import axis_permutations
 from cryowgen_jax.training import (
     Amortisation,
     AmortisedNegatives,
@@ -84,16 +85,10 @@ def network() -> DataConsistent:
     return DataConsistent(cg.from_nnx(cg.CenterNet(channels=8, levels=0, rngs=nnx.Rngs(SEED))), WEDGE)
 
 
-def looks() -> jax.Array:
-    """One rotation of the cube for each of the six wedges that the 24 make."""
-    images = {tuple(np.argmax(np.abs(matrix[:2]), axis=1)): matrix for matrix in np.asarray(cg.cube_rotations())}
-    return jnp.asarray(np.stack(list(images.values())))
-
-
 def start() -> Model:
     """w(v) = E D(T_M R (v + eps)), eps inside the wedge alone: the answers have the noise of the rest already."""
     energy = cg.ConvWitness((16,), curvature=4.0, rngs=nnx.Rngs(SEED + 1))
-    seen = RotatedWitness(cg.from_nnx(energy), WEDGE, looks())
+    seen = RotatedWitness(cg.from_nnx(energy), WEDGE, axis_permutations())
     amplitude = NOISE / 2**0.5 * (1 - MASK).astype(np.float32)
     witness = NoisyWitness(seen, jnp.asarray(amplitude), jax.random.split(jax.random.key(SEED + 2), 1))
     return Model(witness, WEDGE, jnp.zeros_like, jnp.log(2 / NOISE**2), jnp.log(PRIOR_PRECISION))
@@ -201,8 +196,9 @@ def hidden(volumes: jax.Array) -> np.ndarray:
     return np.asarray(volumes - jax.vmap(WEDGE)(volumes))
 
 
+@jax.jit
 def answers(answer: Network, observations: jax.Array) -> jax.Array:
-    return jax.jit(lambda answer, observations: jax.vmap(answer)(observations))(answer, observations)
+    return jax.vmap(answer)(observations)
 
 
 def in_wedge_correlation(answer: Network, unseen: Boxes) -> float:
@@ -214,9 +210,10 @@ def in_wedge_correlation(answer: Network, unseen: Boxes) -> float:
 def row(name: str, learned: Learned, unseen: Boxes) -> list[str]:
     filled, truth = hidden(answers(learned.answer, unseen.observations)), hidden(unseen.truths)
     energy = float(np.sum(filled**2) / np.sum(truth**2))
-    numbers = (in_wedge_correlation(learned.answer, unseen), energy, learned.gap, learned.balance)
+    last = max(learned.progress)
+    numbers = (learned.progress[last], energy, learned.gap, learned.balance)
     texts = [f"{number:.2f}" if np.isfinite(number) else "-" for number in numbers]
-    return [name, str(max(learned.progress)), *texts, f"{learned.seconds / 60:.1f}"]
+    return [name, str(last), *texts, f"{learned.seconds / 60:.1f}"]
 
 
 def figure(found: dict[str, Learned], unseen: Boxes) -> Figure:

@@ -19,7 +19,7 @@ from cryowgen_jax.operators import (
 from cryowgen_jax.operators.random_witness import largest_gain
 from cryowgen_jax.potentials import gaussian_part, has_curvature
 from cryowgen_jax.samplers import stochastic
-from cryowgen_jax.spatial.rotation import cube_rotations, random_rotations, rotate
+from cryowgen_jax.spatial.rotation import axis_permutations, cube_rotations, random_rotations, rotate
 from cryowgen_jax.types import Stochastic
 from tests import oracles
 
@@ -137,6 +137,9 @@ def test_six_of_the_cube_rotations_do_for_a_witness_with_the_wedge_s_symmetry(vo
             chosen.append(m)
             seen |= {(h @ m + 0.0).astype(np.float32).tobytes() for h in half_turns}
     assert len(chosen) == 6
+    of_each = [{(h @ m + 0.0).astype(np.float32).tobytes() for h in half_turns} for m in chosen]
+    named = [matrix.tobytes() for matrix in np.asarray(axis_permutations()) + np.float32(0.0)]
+    assert [sum(matrix in coset for matrix in named) for coset in of_each] == [1] * 6
 
     def repeated(rotations):
         return average(RotatedWitness(witness, wedge, jnp.asarray(np.concatenate([rotations] * 4))), volume)

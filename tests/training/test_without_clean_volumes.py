@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-import cryowgen_jax as cg
 from cryowgen_jax.operators import RotatedWitness, Wedge, wedge_mask
 from cryowgen_jax.spatial import fourier
+from cryowgen_jax.spatial.rotation import axis_permutations
 from cryowgen_jax.training import LangevinNegatives, Model, train
 from tests import oracles
 
@@ -33,15 +33,6 @@ def centre(observation):
     return jnp.zeros_like(observation)
 
 
-def six_rotations():
-    """One rotation of the cube for each image of beam and tilt axis, which is all that a single-axis wedge tells."""
-    images = {}
-    for matrix in np.asarray(cg.cube_rotations()):
-        images.setdefault(tuple(np.argmax(np.abs(matrix[:2]), axis=1)), matrix)
-    assert len(images) == 6
-    return jnp.asarray(np.stack(list(images.values())), jnp.float32)
-
-
 @pytest.mark.slow
 def test_the_wedge_gets_the_power_of_the_other_orientations(key, rng):
     """Positives are observations too; of the prior nothing is known but that all orientations are alike."""
@@ -51,7 +42,7 @@ def test_the_wedge_gets_the_power_of_the_other_orientations(key, rng):
     fields = jax.vmap(lambda k: fourier.filter_volume(jax.random.normal(k, SHAPE), root))(jax.random.split(key, 256))
     noise = jnp.asarray(rng.normal(size=(256, *SHAPE)) / LAM**0.5, jnp.float32)
     observations = jax.vmap(wedge)(fields + noise)
-    witness = RotatedWitness(jax.tree_util.Partial(pays, jnp.zeros(len(SHELLS))), wedge, six_rotations())
+    witness = RotatedWitness(jax.tree_util.Partial(pays, jnp.zeros(len(SHELLS))), wedge, axis_permutations())
     model = Model(witness, wedge, centre, jnp.float32(np.log(LAM)), jnp.float32(np.log(BETA)))
     found = train(
         key,

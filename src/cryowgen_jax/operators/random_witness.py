@@ -61,10 +61,7 @@ class RotatedWitness:
 
     def at(self, key: PRNGKey) -> Composition:
         """Return v -> D(T_M R v) with a rotation drawn at random, and D too where that is random."""
-        witness = self.witness
-        if isinstance(witness, Stochastic):
-            key, noise_key = jax.random.split(key)
-            witness = witness.at(noise_key)
+        witness, key = _drawn(self.witness, key)
         if self.uniform:
             return self.rotated(random_rotations(key, 1)[0], witness)
         return self.rotated(self.rotations[jax.random.randint(key, (), 0, self.rotations.shape[0])], witness)
@@ -98,15 +95,20 @@ class NoisyWitness:
 
     def at(self, key: PRNGKey) -> jax.tree_util.Partial:
         """Return y -> D(y + eps) with one draw of eps, and of D too where that is random."""
-        witness = self.witness
-        if isinstance(witness, Stochastic):
-            key, witness_key = jax.random.split(key)
-            witness = witness.at(witness_key)
+        witness, key = _drawn(self.witness, key)
         return jax.tree_util.Partial(_with_noise, witness, self.amplitude, key)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
         """Those of D."""
         return curvature_bounds(self.witness)
+
+
+def _drawn(witness: Callable[[Array], Array], key: PRNGKey) -> tuple[Callable[[Array], Array], PRNGKey]:
+    """The witness, or one draw of it where it is random, and a key for what else is."""
+    if not isinstance(witness, Stochastic):
+        return witness, key
+    key, witness_key = jax.random.split(key)
+    return witness.at(witness_key), key
 
 
 def _with_noise(witness: Callable[[Array], Array], amplitude: Array, key: PRNGKey, observation: Array) -> Array:

@@ -132,6 +132,16 @@ def cube_rotations() -> Array:
     return jnp.asarray(_CUBE)
 
 
+def axis_permutations() -> Array:
+    """Return six of :func:`cube_rotations`, shape (6, 3, 3): one for each permutation of the axes.
+
+    The others differ from these by half turns about an axis, which leave a wedge of symmetric tilt range as it is: the
+    six show all the wedges that the 24 do.
+    """
+    by_permutation = {tuple(np.argmax(np.abs(matrix), axis=1)): matrix for matrix in _CUBE}
+    return jnp.asarray(np.stack(list(by_permutation.values())))
+
+
 def turn_cube(volume: Array, number: Array) -> Array:
     """Turn a cubic box by ``cube_rotations()[number]``, by transposing and reversing axes: exact, and quick."""
     return jax.lax.switch(number, [functools.partial(_permuted, matrix=matrix) for matrix in _CUBE], volume)
