@@ -19,7 +19,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform
-from cryowgen_jax.chains.probes import ShellProbe
+from cryowgen_jax.chains.summaries import ShellProbe
 
 MALA_TARGET = 0.574
 MAX_DOUBLINGS, TUNING_DOUBLINGS = 8, 5  # of NUTS; shallow in warm-up, so that it can be long enough to find its step

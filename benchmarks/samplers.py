@@ -45,7 +45,7 @@ import timing
 import cryowgen_jax as cg
 from cryowgen_jax import platform, potentials, samplers
 from cryowgen_jax.chains import diagnostics, kernels
-from cryowgen_jax.chains.probes import ShellProbe
+from cryowgen_jax.chains.summaries import ShellProbe
 from cryowgen_jax.spatial import fourier
 
 OURS = ("auto", "kinetic", "pcnl", "preconditioned")

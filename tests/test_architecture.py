@@ -213,7 +213,7 @@ def test_forbidden_imports_are_caught(name):
 
 RIGHT = [
     ("chains.run", "import blackjax\nfrom cryowgen_jax import platform, potentials, samplers"),
-    ("samplers.pcnl", "from cryowgen_jax.samplers.binding import bind\nfrom .binding import algorithm"),
+    ("samplers.pcnl", "from cryowgen_jax.samplers.interface import algorithm\nfrom .interface import GaussianPart"),
     ("spatial.fourier", "import jax.numpy as jnp\njnp.fft.rfftn"),
     ("report.figures", "import numpy as np\nnp.fft.fftshift"),
     ("cli.main", "import click\nimport cryowgen_jax as cg\nfrom cryowgen_jax import __version__, restoration"),

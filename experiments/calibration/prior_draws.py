@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import cryowgen_jax as cg
-from cryowgen_jax.restoration import draws, spectra
+from cryowgen_jax.restoration import spectra, volume_family
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP
-from cryowgen_jax.restoration.solvent import SolventModel
+from cryowgen_jax.restoration.solvent_model import SolventModel
 from cryowgen_jax.spatial import fourier
 
 SHAPE, TILT_RANGE = (8, 12, 12), (-60.0, 60.0)
@@ -114,7 +114,7 @@ def chains(key: jax.Array, posterior: cg.Posterior, *, num_chains: int) -> jax.A
     pilot = cg.sample(
         pilot_key, posterior, sampler="preconditioned", num_chains=1, num_steps=FIRST_STEPS, warmup=FIRST_STEPS
     )
-    start = draws.starts(start_key, dataclasses.replace(known, mean=pilot.mean), mask, num_chains)
+    start = volume_family.starts(start_key, dataclasses.replace(known, mean=pilot.mean), mask, num_chains)
     walked = cg.sample(
         key,
         posterior,

@@ -20,7 +20,7 @@ from cryowgen_jax import restoration
 from cryowgen_jax.models import NnxFunction, prior_network
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Specimens, learn_prior, prior_loss, warmed_adam
-from cryowgen_jax.training.conditional import example
+from cryowgen_jax.training.conditional_prior import example
 from cryowgen_jax.training.specimens import textured
 
 SNR = 0.1  # per half, of the validation

@@ -21,9 +21,10 @@ from matplotlib.patches import Patch
 
 import cryowgen_jax as cg
 from cryowgen_jax.potentials import gaussian_part
+from cryowgen_jax.pytrees import bind
 from cryowgen_jax.report import markdown_table
 from cryowgen_jax.report.figures import plain_axes
-from cryowgen_jax.samplers import algorithm, bind
+from cryowgen_jax.samplers import algorithm
 
 HEIGHT, TILT, PRIOR_PRECISION = 6.0, 0.12, 1.0  # of F(z) = -HEIGHT exp(-z^2 / 2) + TILT z - PRIOR_PRECISION / 2 z^2
 START = 4.0  # walkers start uniform on [-START, START]

@@ -1,4 +1,4 @@
-"""The one place that chooses per platform and JAX version: compiler options, and the form of the 3-D convolution.
+"""The one place that chooses per platform and JAX version: compiler options, forms of convolution, and batching.
 
 XLA's own 3-D convolution for CPUs is 10 to 35 times slower than the hardware allows. JAX >= 0.11 on x86 can hand it to
 oneDNN, but only in programs that are compiled with :func:`compiler_options`. Everywhere else on the CPU the 2-D
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 
 ConvolutionForm = Literal["native", "stacked"]
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+CPU_ELEMENTS = 512  # of one item, that fill a CPU's vector units: more gain nothing from being batched
 
 _ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 _JAX_VERSION = tuple(int(part) for part in jax.__version__.split(".")[:2])
@@ -87,6 +89,18 @@ def convolution_form() -> ConvolutionForm:
         return "native"
     in_force = _options_in_force.get() or f"{_ONEDNN}=true" in os.environ.get("XLA_FLAGS", "").lower()
     return "native" if in_force and native_convolution_is_fast() else "stacked"
+
+
+def map_items(function: Callable[[Any], Any], items: Any) -> Any:
+    """``function`` of every item of a batch (leading axis): one by one where one item fills a CPU, else vectorised."""
+    return jax.lax.map(function, items) if one_by_one(function, items) else jax.vmap(function)(items)
+
+
+def one_by_one(function: Callable[[Any], Any], items: Any) -> bool:
+    """Whether one item, or what is made of it, fills a CPU's vector units and caches."""
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), items)
+    sizes = [leaf.size for leaf in jax.tree.leaves((one, jax.eval_shape(function, one)))]
+    return on_cpu() and max(sizes) > CPU_ELEMENTS
 
 
 def _inside_a_jit() -> bool:

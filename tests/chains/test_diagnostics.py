@@ -7,7 +7,7 @@ import pytest
 
 from cryowgen_jax.chains import streaming
 from cryowgen_jax.chains.diagnostics import diagnose, effective_sample_size, split_r_hat, words
-from cryowgen_jax.chains.probes import coordinate_probe, shell_probe
+from cryowgen_jax.chains.summaries import coordinate_probe, shell_probe
 from tests import oracles
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-import cryowgen_jax.cli.restore as restore_command
+import cryowgen_jax.cli.restore_command as restore_command
 from cryowgen_jax.simulation import simulate_tomogram
 from tests.cli.command import RANGE, SHORT, Outcome, cryowgen
 from tests.io.raw import mrc_bytes

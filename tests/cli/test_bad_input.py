@@ -13,7 +13,7 @@ from tests.cli.command import RANGE, SHORT, cryowgen, refused
 from tests.io.raw import mrc_bytes, ramp
 from tests.io.test_output import Usage, deny_writes
 
-import cryowgen_jax.cli.restore as restore_command  # isort: skip
+import cryowgen_jax.cli.restore_command as restore_command  # isort: skip
 
 pytestmark = pytest.mark.usefixtures("no_work")
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-import cryowgen_jax.cli.demo as demo_command
+import cryowgen_jax.cli.demo_command as demo_command
 from cryowgen_jax.cli.console import show_table
 from tests.cli.command import cryowgen
 from tests.cli.conftest import SHAPE

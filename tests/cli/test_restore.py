@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import cryowgen_jax.cli.restore as restore_command
+import cryowgen_jax.cli.restore_command as restore_command
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.cli import console
 from cryowgen_jax.restoration import save_witness
-from cryowgen_jax.restoration.learned import shipped_witness
+from cryowgen_jax.restoration.learned_model import shipped_witness
 from cryowgen_jax.types import InputError
 from tests.cli.command import RANGE, SHORT, cryowgen, refused
 from tests.cli.conftest import ORIGIN, SHAPE, STARTS, VOXEL, hard_wedge

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-import cryowgen_jax.cli.train as train_command
+import cryowgen_jax.cli.train_command as train_command
 from cryowgen_jax.io import read_tomogram
 from cryowgen_jax.models import prior_network
 from cryowgen_jax.restoration import Adaptation, adapt, adapt_witness, load_witness, save_witness
-from cryowgen_jax.restoration.draws import ChainPlan
+from cryowgen_jax.restoration.volume_family import ChainPlan
 from tests.cli.command import RANGE, cryowgen, refused
 from tests.io.raw import mrc_bytes, ramp
 

@@ -9,8 +9,8 @@ import pytest
 
 from cryowgen_jax.models import prior_network
 from cryowgen_jax.restoration import adapt, adapt_witness, estimate_adaptation
-from cryowgen_jax.restoration.draws import ChainPlan
-from cryowgen_jax.restoration.learned import LearnedWitness
+from cryowgen_jax.restoration.learned_model import LearnedWitness
+from cryowgen_jax.restoration.volume_family import ChainPlan
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.training import Descent, Sighting, Specimens, prior_loss
 from cryowgen_jax.types import InputError

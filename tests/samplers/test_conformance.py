@@ -13,6 +13,7 @@ import cryowgen_jax as cg
 from cryowgen_jax import samplers
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.potentials import split
+from cryowgen_jax.pytrees import as_pytree
 from tests import oracles
 
 SHAPE = (4, 3, 4)
@@ -133,7 +134,7 @@ def steps(algorithm, keys, position):
 
 
 def as_argument(algorithm):
-    return samplers.as_pytree(algorithm)
+    return as_pytree(algorithm)
 
 
 @EVERY
@@ -255,6 +256,6 @@ def test_pcnl_refuses_a_proposal_that_is_not_finite(key):
 
 
 def test_bare_functions_inside_a_pytree_become_pytrees():
-    bound = samplers.as_pytree((jnp.ones(2), {"f": jnp.tanh}, [lambda z: z]))
+    bound = as_pytree((jnp.ones(2), {"f": jnp.tanh}, [lambda z: z]))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(bound))
     np.testing.assert_array_equal(bound[2][0](jnp.ones(3)), jnp.ones(3))

@@ -14,6 +14,7 @@ import cryowgen_jax as cg
 from cryowgen_jax import samplers
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.potentials import FourierGaussian, SumWitness, gaussian_part, split
+from cryowgen_jax.pytrees import as_pytree, bind
 from tests import oracles
 from tests.samplers.test_stationary import (
     CHAINS,
@@ -49,7 +50,7 @@ def record(algorithm, key, state, steps):
 
 
 def recorded(algorithm, key, position, steps=60):
-    algorithm = samplers.as_pytree(algorithm)
+    algorithm = as_pytree(algorithm)
     state = start(algorithm, key, jnp.asarray(position, jnp.float32))
     return jax.tree.map(np.asarray, record(algorithm, key, state, steps))
 
@@ -102,7 +103,7 @@ def knob_step(knobs, witness, gaussian, step_size, persistence, key, state):
 
 
 def with_knobs(knobs, witness, gaussian, step_size, persistence):
-    step = samplers.bind(knob_step, knobs, witness, gaussian, step_size, persistence)
+    step = bind(knob_step, knobs, witness, gaussian, step_size, persistence)
     return samplers.algorithm(cg.kinetic(witness, gaussian, step_size).init, step)
 
 
@@ -390,7 +391,7 @@ def test_energy_error_in_a_large_box_is_as_good_as_the_witness_value(rng, key, s
 def test_moves_are_reversible(rng, key):
     """With the velocity turned round, a path without refreshment runs back."""
     gaussian = rough_gaussian(rng, (4, 3, 5))
-    algorithm = samplers.as_pytree(cg.kinetic(smooth(2.0, 1.25), gaussian, 0.5, 1.0, adjusted=False))
+    algorithm = as_pytree(cg.kinetic(smooth(2.0, 1.25), gaussian, 0.5, 1.0, adjusted=False))
     old, there, forth = recorded(algorithm, key, gaussian.mean)
     turn = jax.tree.map(lambda x: x[9], there)
     _, back, home = record(algorithm, key, turn._replace(velocity=-turn.velocity), 60)
@@ -454,7 +455,7 @@ def means_at(algorithm, positions):
 
 def regressed(witness, gaussian, positions, least):
     """S, b, and how far b - S z is at the mean position from the mean gradient."""
-    algorithm = samplers.as_pytree(cg.kinetic(witness, gaussian, 0.5))
+    algorithm = as_pytree(cg.kinetic(witness, gaussian, 0.5))
     means = means_at(algorithm, jnp.asarray(positions, jnp.float32))
     curvature, slope = (np.asarray(x) for x in samplers.regression(gaussian, means, least))
     at_mean = slope - curvature * np.fft.rfftn(np.mean(positions, axis=0), norm="ortho")
@@ -520,7 +521,7 @@ def test_score_is_the_gradient_of_the_log_density(rng, key):
     witness = SumWitness((witness, smooth(2.0, 1.25)))
     posterior = cg.Posterior(witness, Wedge(jnp.asarray(oracles.wedge(shape))), x, center, 3.0, 0.7)
     gaussian, rest = split(posterior)
-    state = start(samplers.as_pytree(cg.kinetic(rest, gaussian, 0.5, power=0.3)), key, position)
+    state = start(as_pytree(cg.kinetic(rest, gaussian, 0.5, power=0.3)), key, position)
     expected = np.fft.rfftn(jax.jit(jax.grad(posterior.log_density))(position), norm="ortho")
     np.testing.assert_allclose(samplers.score(gaussian, state), expected, atol=1e-4)
 

@@ -12,6 +12,7 @@ from numpy.polynomial import Chebyshev
 import cryowgen_jax as cg
 from cryowgen_jax import samplers
 from cryowgen_jax.potentials import largest_curvature
+from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import InputError
 from tests import oracles
 
@@ -72,7 +73,7 @@ def chains(algorithm, key, starts, steps):
 def score(algorithm, key, stiffness, variance, lag_one, steps=120):
     """Worst standard score of mean, variance and autocovariance at lag 1, modes with precision dt q / dt."""
     starts = jnp.broadcast_to(jnp.asarray(MEAN, jnp.float32), (CHAINS, len(MEAN)))
-    before, after = (np.asarray(x, float) - MEAN for x in chains(samplers.as_pytree(algorithm), key, starts, steps))
+    before, after = (np.asarray(x, float) - MEAN for x in chains(as_pytree(algorithm), key, starts, steps))
     scores = [oracles.second_moment_scores(after, variance), oracles.mean_scores(after, 0.0)]
     return np.max(np.abs([*scores, oracles.mean_scores(before * after, lag_one * variance)]))
 
@@ -124,7 +125,7 @@ def tampered(fault, s):
         rows[1:, 0] = rows[0, 0]
     elif fault == "no momentum":
         rows[1:, 1:3] = 1.0, 0.0
-    return samplers.algorithm(module.init, samplers.bind(module.step, target, DT, rows, None))
+    return samplers.algorithm(module.init, bind(module.step, target, DT, rows, None))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_wrong_kernels_fail(key, fault):
 def end(step_size, s, steps=200):
     """Where a chain of unit precision ends that starts at 1."""
     target = jax.tree_util.Partial(exponent, jnp.ones(1), jnp.zeros(1))
-    algorithm = samplers.as_pytree(cg.sk_rock(target, step_size, s))
+    algorithm = as_pytree(cg.sk_rock(target, step_size, s))
     return np.abs(chains(algorithm, jax.random.key(0), jnp.ones((20, 1)), steps)[1]).max()
 
 
@@ -174,7 +175,7 @@ def test_preconditioned_chains_have_the_law_of_their_coordinates(rng, key):
 
     def worst(algorithm):
         starts = jnp.broadcast_to(witness.mean, (count, *shape))
-        end = np.asarray(chains(samplers.as_pytree(algorithm), key, starts, steps)[1], float) - mean
+        end = np.asarray(chains(as_pytree(algorithm), key, starts, steps)[1], float) - mean
         power = np.abs(np.fft.rfftn(end, axes=(1, 2), norm="ortho")) ** 2
         of_power = (power.mean(axis=0) / expected - 1) / np.sqrt(2 / count)  # complex modes are tighter still
         return max(np.max(np.abs(of_power)), np.max(np.abs(oracles.mean_scores(end, 0.0))))
@@ -224,7 +225,7 @@ def test_a_posterior_that_the_fft_does_not_diagonalise(rng, key, operator, preco
     values, vectors = np.linalg.eigh(root @ np.linalg.inv(exact.covariances[0]) @ root)
     a, _, variance = law(float(dt) * values, s)
     starts = jnp.broadcast_to(jnp.asarray(exact.mean.reshape(shape), jnp.float32), (count, *shape))
-    algorithm = samplers.as_pytree(cg.sk_rock(posterior.log_density, dt, s, p))
+    algorithm = as_pytree(cg.sk_rock(posterior.log_density, dt, s, p))
     after = np.asarray(chains(algorithm, key, starts, steps)[1], float).reshape(count, -1) - exact.mean
     modes = after @ np.linalg.inv(root) @ vectors
     variance = float(dt) * variance * (1 - a ** (2 * steps))  # of chains that started at the mean

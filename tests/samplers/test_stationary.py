@@ -12,6 +12,7 @@ import cryowgen_jax as cg
 from cryowgen_jax import samplers
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.potentials import FourierGaussian, gaussian_part
+from cryowgen_jax.pytrees import as_pytree, bind
 from tests import oracles
 
 PRECISION = np.array([0.5, 1.0, 2.0, 4.0])  # beta 0.4 and witness curvatures 0.1, 0.6, 1.6, 3.6
@@ -25,7 +26,7 @@ pcnl_module = importlib.import_module("cryowgen_jax.samplers.pcnl")
 
 def simulate(algorithm, key, starts, steps, fault="none"):
     """Positions of independent chains after every step, steps leading."""
-    return np.asarray(run_chains(samplers.as_pytree(algorithm), key, starts, steps, fault), float)
+    return np.asarray(run_chains(as_pytree(algorithm), key, starts, steps, fault), float)
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "fault"))
@@ -73,7 +74,7 @@ def fresh_noise_step(log_density, key, state):
 
 def euler(noise):
     """ULA written down once more, with a factor on its noise."""
-    return samplers.algorithm(cg.langevin(RIGHT, ETA).init, samplers.bind(euler_step, RIGHT, jnp.float32(noise)))
+    return samplers.algorithm(cg.langevin(RIGHT, ETA).init, bind(euler_step, RIGHT, jnp.float32(noise)))
 
 
 def ula_score(algorithm, key):
@@ -113,7 +114,7 @@ def test_leimkuhler_matthews_has_the_exact_variance(key):
 
 
 def test_wrong_leimkuhler_matthews_kernels_fail(key):
-    fresh = samplers.algorithm(cg.langevin(RIGHT, ETA).init, samplers.bind(fresh_noise_step, RIGHT))
+    fresh = samplers.algorithm(cg.langevin(RIGHT, ETA).init, bind(fresh_noise_step, RIGHT))
     for wrong in (cg.langevin(RIGHT, ETA), fresh, cg.leimkuhler_matthews(UNTETHERED, ETA)):
         assert not exact_score(wrong, key) < 20
 

@@ -12,6 +12,7 @@ import pytest
 import cryowgen_jax as cg
 from cryowgen_jax import samplers
 from cryowgen_jax.potentials import SumWitness
+from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Stochastic
 from tests import oracles
 from tests.samplers.test_stationary import SHAPE, TOLERANCE, Quadratic
@@ -120,7 +121,7 @@ def ends(algorithm, key, starts, steps):
 def run(problem, algorithm, steps=STEPS):
     key = jax.random.key(20261123)
     starts = jax.vmap(problem.gaussian.draw)(jax.random.split(jax.random.fold_in(key, 1), CHAINS))
-    return jax.tree.map(np.asarray, ends(samplers.as_pytree(algorithm), key, starts, steps))
+    return jax.tree.map(np.asarray, ends(as_pytree(algorithm), key, starts, steps))
 
 
 @functools.cache
@@ -157,7 +158,7 @@ def test_wrong_factors_fail():
     problem = Problem(None)
     for factor in (1.0, 0.5, 2.0):
         arguments = (jnp.float32(factor), problem.drawn, problem.gaussian, jnp.asarray(problem.a, jnp.float32))
-        algorithm = samplers.algorithm(problem.build().init, samplers.bind(scaled_step, *arguments))
+        algorithm = samplers.algorithm(problem.build().init, bind(scaled_step, *arguments))
         score = problem.scores(run(problem, algorithm)[0], problem.clean)
         assert score < TOLERANCE if factor == 1.0 else not score < 6
 
@@ -220,7 +221,7 @@ def test_the_running_mean_is_the_mean_of_what_was_drawn(key):
     """Two gradients of the position that the step arrived at, by hand."""
     problem = Problem(0.6)
     keys = jax.random.split(key, 5)
-    _, states, _ = jax.tree.map(np.asarray, path(samplers.as_pytree(problem.build()), keys, jnp.zeros(SHAPE)))
+    _, states, _ = jax.tree.map(np.asarray, path(as_pytree(problem.build()), keys, jnp.zeros(SHAPE)))
     estimates, size = [], int(np.prod(SHAPE))
     for i, k in enumerate(keys):
         white = [jax.random.normal(d, (size,)) for d in jax.random.split(jax.random.split(k)[1])]
@@ -235,7 +236,7 @@ def test_the_running_mean_is_the_mean_of_what_was_drawn(key):
 def test_without_a_key_the_first_gradient_is_the_expected_one(rng, key):
     problem = Problem(0.6)
     position = jnp.asarray(rng.normal(size=SHAPE), jnp.float32)
-    first, _, info = path(samplers.as_pytree(problem.build()), jax.random.split(key, 5), position)
+    first, _, info = path(as_pytree(problem.build()), jax.random.split(key, 5), position)
     away = np.fft.rfftn(position - problem.witness.mean, norm="ortho")
     np.testing.assert_allclose(first.gradient, -problem.g / problem.c * away, atol=1e-5)
     assert int(first.draws) == 0

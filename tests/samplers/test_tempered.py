@@ -12,6 +12,7 @@ from cryowgen_jax import samplers
 from cryowgen_jax.chains.annealing import even_ladder
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.potentials import gaussian_part
+from cryowgen_jax.pytrees import as_pytree
 from tests import oracles
 from tests.samplers.test_stationary import simulate
 
@@ -106,7 +107,7 @@ def test_the_bottom_rung_is_drawn_anew_at_every_step(key):
     state = algorithm.init(problem.first, key)
     info = None
     for i in range(2):
-        state, info = jax.jit(samplers.as_pytree(algorithm.step))(jax.random.fold_in(key, i), state)
+        state, info = jax.jit(as_pytree(algorithm.step))(jax.random.fold_in(key, i), state)
     assert 0 <= info.swap_rate <= 1
     fresh = samplers.kinetic(problem.posterior.witness, problem.gaussian, samplers.LONGEST_STEP, power=0.0)
     starts = jnp.broadcast_to(problem.first, (CHAINS, *SHAPE))
@@ -120,7 +121,7 @@ def test_the_bottom_rung_is_drawn_anew_at_every_step(key):
 @pytest.mark.slow
 def test_rungs_are_about_a_standard_deviation_of_the_witness_apart(key):
     problem = TwoModes(1.0)
-    powers, step_sizes, count = even_ladder(key, samplers.as_pytree(problem.posterior.witness), problem.gaussian)
+    powers, step_sizes, count = even_ladder(key, as_pytree(problem.posterior.witness), problem.gaussian)
     assert powers[0] == 0
     assert powers[-1] == 1
     assert np.all(np.diff(powers) > 0)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from cryowgen_jax import platform, potentials, samplers
 from cryowgen_jax.chains import parallel
 from cryowgen_jax.samplers.kinetic import KineticState
-from cryowgen_jax.types import Array, PRNGKey, PyTree
+from cryowgen_jax.types import Array, PRNGKey
 
 MAX_RUNGS = 1024
 PILOT_SPACING, PILOT_PARTICLES, PILOT_MOVES = 1.0, 16, 4
@@ -69,7 +69,7 @@ def exact_states(
 ) -> KineticState:
     """Kinetic states at exact draws of the Gaussian part."""
     position_key, velocity_key = jax.random.split(key)
-    positions = over_particles(gaussian.draw, jax.random.split(position_key, count))
+    positions = platform.map_items(gaussian.draw, jax.random.split(position_key, count))
     return states_at(velocity_key, witness, gaussian, positions)
 
 
@@ -78,7 +78,7 @@ def states_at(
 ) -> KineticState:
     """Kinetic states at these positions, velocities drawn."""
     init = samplers.kinetic(witness, gaussian, FIRST_STEP_SIZE).init
-    return over_particles(lambda pair: init(*pair), (positions, jax.random.split(key, positions.shape[0])))
+    return platform.map_items(lambda pair: init(*pair), (positions, jax.random.split(key, positions.shape[0])))
 
 
 class Works(NamedTuple):
@@ -198,17 +198,5 @@ def _move(
         return jax.lax.scan(step, inputs[1], jax.random.split(inputs[0], num_moves))
 
     keys = jax.random.split(key, states.witness.shape[0])
-    states, acceptance = over_particles(particle, (keys, states))
+    states, acceptance = platform.map_items(particle, (keys, states))
     return states, jnp.mean(acceptance)
-
-
-def over_particles(function: Callable[[PyTree], PyTree], particles: PyTree) -> PyTree:
-    """``function`` of every particle: one by one where one fills a CPU's vector units and caches, else together."""
-    return jax.lax.map(function, particles) if one_by_one(function, particles) else jax.vmap(function)(particles)
-
-
-def one_by_one(function: Callable[[PyTree], PyTree], particles: PyTree) -> bool:
-    """Whether one particle, or what is made of it, fills a CPU's vector units and caches."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), particles)
-    sizes = [leaf.size for leaf in jax.tree.leaves((one, jax.eval_shape(function, one)))]
-    return platform.on_cpu() and max(sizes) > parallel.CPU_ELEMENTS

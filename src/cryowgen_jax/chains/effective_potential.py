@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from cryowgen_jax import platform, potentials, samplers
 from cryowgen_jax.chains import annealing
 from cryowgen_jax.potentials import Posterior
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.samplers.kinetic import KineticState
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
@@ -89,7 +90,7 @@ def effective_potential(
     expected = (num_particles, *jnp.shape(posterior.center))
     if draws is not None and jnp.shape(draws) != expected:
         raise InputError(f"draws has shape {jnp.shape(draws)}: give one posterior draw a particle, {expected}")
-    witness, decoder = samplers.as_pytree(posterior.witness), samplers.as_pytree(posterior.decoder)
+    witness, decoder = as_pytree(posterior.witness), as_pytree(posterior.decoder)
     posterior = dataclasses.replace(posterior, witness=witness, decoder=decoder)
     gaussian, remainder = potentials.split(posterior)
     offset = potentials.log_normaliser(posterior) if normalised else jnp.zeros(())
@@ -161,5 +162,5 @@ def _equilibrate(
         (state, sums), _ = jax.lax.scan(step, (inputs[1], zeros), jnp.arange(num_steps))
         return state, jax.tree.map(lambda s: s / (num_steps - num_steps // 2), sums)
 
-    states, means = annealing.over_particles(particle, (jax.random.split(key, states.witness.shape[0]), states))
+    states, means = platform.map_items(particle, (jax.random.split(key, states.witness.shape[0]), states))
     return states, jax.tree.map(lambda x: jnp.mean(x, axis=0), means)

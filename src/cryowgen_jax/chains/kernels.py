@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,9 +11,10 @@ import numpy as np
 
 from cryowgen_jax import potentials, samplers
 from cryowgen_jax.chains import annealing
-from cryowgen_jax.chains.probes import CoordinateProbe, ShellProbe, coordinate_probe, shell_probe
 from cryowgen_jax.chains.run import Kernel, Move
+from cryowgen_jax.chains.summaries import CoordinateProbe, ShellProbe, coordinate_probe, shell_probe
 from cryowgen_jax.potentials import Posterior
+from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Array, FourierDiagonal, LogDensityFn, PRNGKey, Stochastic
 
 NAMES = (
@@ -66,12 +66,11 @@ def assemble(key: PRNGKey, target: Posterior | LogDensityFn, sampler: Any, examp
     """
     gaussian, remainder, drawable = None, None, False
     if isinstance(target, Posterior):
-        witness, decoder = samplers.as_pytree(target.witness), samplers.as_pytree(target.decoder)
-        target = dataclasses.replace(target, witness=witness, decoder=decoder)
-        drawable = isinstance(target.decoder, FourierDiagonal)
-        gaussian, remainder = (potentials.split if drawable else potentials.split_tether)(target)
+        posterior: Posterior = as_pytree(target)
+        target, drawable = posterior, isinstance(posterior.decoder, FourierDiagonal)
+        gaussian, remainder = (potentials.split if drawable else potentials.split_tether)(posterior)
     probe = _probe(target, gaussian if drawable else None, example)
-    start = None if gaussian is None else samplers.as_pytree(gaussian.draw)
+    start = None if gaussian is None else as_pytree(gaussian.draw)
     if not isinstance(sampler, str):
         return Assembly(_ready_made(sampler), start, probe, "given")
     if sampler not in NAMES:
@@ -123,7 +122,7 @@ def _choose(
 def _fourier(sampler: str, gaussian: potentials.FourierGaussian, remainder: Callable[[Array], Array] | None) -> Kernel:
     """Kernels that know the Gaussian part; a remainder with |Hess| <= g min q bounds their steps."""
     if remainder is None:
-        builder = samplers.bind(_independent_builder, gaussian)
+        builder = bind(_independent_builder, gaussian)
         return Kernel(Move(builder), jnp.ones(()), name="exact Gaussian draws", gradients_per_step=0)
     known = potentials.has_curvature(remainder)
     gap = potentials.contraction_gap(gaussian, remainder) if known else jnp.asarray(UNKNOWN_GAP)
@@ -135,14 +134,14 @@ def _fourier(sampler: str, gaussian: potentials.FourierGaussian, remainder: Call
     if sampler.startswith("kinetic"):
         return _kinetic(sampler, gaussian, remainder, gap)
     if sampler == "preconditioned":
-        builder = samplers.bind(samplers.preconditioned, remainder, gaussian)
+        builder = bind(samplers.preconditioned, remainder, gaussian)
         return Kernel(Move(builder), samplers.largest_step(gap), name=sampler)
-    adjusted, score = sampler == "pcnl", samplers.bind(samplers.score, gaussian)
+    adjusted, score = sampler == "pcnl", bind(samplers.score, gaussian)
     if sampler == "stochastic":
-        builder = samplers.bind(_stochastic_builder, remainder, gaussian)
+        builder = bind(_stochastic_builder, remainder, gaussian)
         step_size = jnp.minimum(0.5, 0.3 / (1.0 + gap))
         return Kernel(Move(builder, score), step_size, name=sampler, gradients_per_step=2)
-    builder = samplers.bind(_adjusted_builder if adjusted else _unadjusted_builder, remainder, gaussian)
+    builder = bind(_adjusted_builder if adjusted else _unadjusted_builder, remainder, gaussian)
     step_size = jnp.minimum(0.5, 0.3 / (1.0 + gap))
     move = Move(builder, score)
     if adjusted:
@@ -160,9 +159,9 @@ def _kinetic(
     return Kernel(
         _kinetic_move(adjusted, remainder, gaussian),
         start,
-        quality=None if adjusted else samplers.bind(samplers.acceptance_of_a_part, fraction),
-        observe=samplers.as_pytree(samplers.regressors),
-        refit=samplers.bind(_refitted if adjusted else _refitted_unadjusted, remainder, gaussian),
+        quality=None if adjusted else bind(samplers.acceptance_of_a_part, fraction),
+        observe=as_pytree(samplers.regressors),
+        refit=bind(_refitted if adjusted else _refitted_unadjusted, remainder, gaussian),
         name=sampler,
         target=KINETIC_TARGET,
         max_step_size=samplers.LONGEST_STEP if adjusted else LONGEST_UNADJUSTED_STEP,
@@ -174,7 +173,7 @@ def _tempered(key: PRNGKey, gaussian: potentials.FourierGaussian, remainder: Cal
     """Parallel tempering on rungs that a pilot run spaces evenly; as many as it needs, unless the run is traced."""
     powers, step_sizes, num_rungs = annealing.even_ladder(key, remainder, gaussian)
     return Kernel(
-        Move(samplers.bind(_tempered_builder, remainder, gaussian, powers, step_sizes)),
+        Move(bind(_tempered_builder, remainder, gaussian, powers, step_sizes)),
         jnp.ones(()),
         name="tempered",
         gradients_per_step=num_rungs,
@@ -190,14 +189,14 @@ def _sk_rock(key: PRNGKey, target: Posterior | LogDensityFn) -> Kernel:
         )
     metric = 1.0 / potentials.split_tether(target)[0].precision
     curvature = potentials.largest_curvature(target, key, metric=metric)
-    builder = samplers.bind(_sk_rock_builder, target.log_density, metric)
+    builder = bind(_sk_rock_builder, target.log_density, metric)
     step_size = samplers.largest_sk_rock_step(curvature, SK_ROCK_STAGES)
     return Kernel(Move(builder), step_size, name="sk_rock", gradients_per_step=SK_ROCK_STAGES)
 
 
 def _kinetic_move(adjusted: bool, remainder: Callable[[Array], Array], gaussian: potentials.FourierGaussian) -> Move:
     builder = _kinetic_builder if adjusted else _kinetic_unadjusted_builder
-    return Move(samplers.bind(builder, remainder, gaussian), samplers.bind(samplers.score, gaussian))
+    return Move(bind(builder, remainder, gaussian), bind(samplers.score, gaussian))
 
 
 def _refitted(remainder: Callable[[Array], Array], gaussian: potentials.FourierGaussian, means: Any) -> Move:
@@ -217,7 +216,7 @@ def _absorbed(remainder: Callable[[Array], Array], gaussian: potentials.FourierG
 def _euler(sampler: str, log_density: LogDensityFn, target: Posterior | LogDensityFn) -> Kernel:
     """MALA, or an unadjusted scheme whose step comes from the curvature bound where there is one."""
     if sampler == "mala":
-        move = Move(samplers.bind(_mala_builder, log_density), samplers.as_pytree(_logdensity_grad))
+        move = Move(bind(_mala_builder, log_density), as_pytree(_logdensity_grad))
         return Kernel(move, jnp.asarray(1e-3), name="mala", target=0.574)
     builder = samplers.langevin if sampler == "langevin" else samplers.leimkuhler_matthews
     if not isinstance(target, Posterior) or not potentials.has_curvature(target.witness):
@@ -232,7 +231,7 @@ def _euler(sampler: str, log_density: LogDensityFn, target: Posterior | LogDensi
         )
     _, high = potentials.curvature_bounds(target.witness)
     stiffest = target.data_weight * jnp.max(target.decoder.transfer) ** 2 + target.prior_precision + high
-    return Kernel(Move(samplers.bind(builder, log_density)), STEP_OVER_CURVATURE / stiffest, name=sampler)
+    return Kernel(Move(bind(builder, log_density)), STEP_OVER_CURVATURE / stiffest, name=sampler)
 
 
 def _ready_made(algorithm: Any) -> Kernel:
@@ -240,7 +239,7 @@ def _ready_made(algorithm: Any) -> Kernel:
         raise ValueError(
             f"sampler={algorithm!r}: give one of {', '.join(NAMES)} or a BlackJAX SamplingAlgorithm (init, step)"
         )
-    fixed = samplers.bind(_given, samplers.as_pytree(algorithm.init), samplers.as_pytree(algorithm.step))
+    fixed = bind(_given, as_pytree(algorithm.init), as_pytree(algorithm.step))
     return Kernel(Move(fixed), jnp.asarray(jnp.nan), name="given")
 
 

@@ -15,7 +15,6 @@ from cryowgen_jax import platform
 from cryowgen_jax.types import Array, InputError, PyTree
 
 Mapped = Callable[[PyTree, PyTree], PyTree]
-CPU_ELEMENTS = 512
 
 
 def is_traced(tree: PyTree) -> bool:
@@ -44,7 +43,7 @@ def layout(num_chains: int, size: int, devices: Sequence[jax.Device] | None, bat
         raise InputError(f"batch_size={batch_size}: give at least 1, or None")
     limit = num_chains if batch_size is None else batch_size
     if available[0].platform == "cpu":
-        group = largest_divisor(num_chains, min(limit, max(1, CPU_ELEMENTS // size)))
+        group = largest_divisor(num_chains, min(limit, max(1, platform.CPU_ELEMENTS // size)))
         return Layout(group, available[: largest_divisor(num_chains // group, len(available))])
     count = largest_divisor(num_chains, len(available))
     return Layout(largest_divisor(num_chains // count, limit), available[:count])

@@ -29,7 +29,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"cryowgen_jax.cli.{cmd_name}")
+        module = importlib.import_module(f"cryowgen_jax.cli.{cmd_name}_command")
         command: click.Command = module.command
         return command
 

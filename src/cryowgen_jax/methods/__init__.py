@@ -1,9 +1,9 @@
 """The methods by name: assembly only."""
 
 from cryowgen_jax.methods.family import Family
-from cryowgen_jax.methods.importance import DefensiveMixture, Reference, cryowgen_mc, heaviest, importance_sample
-from cryowgen_jax.methods.langevin import cryowgen_langevin
-from cryowgen_jax.methods.optimum import cryogen_map, cryogen_ot, untethered
+from cryowgen_jax.methods.langevin_chains import cryowgen_langevin
+from cryowgen_jax.methods.monte_carlo import DefensiveMixture, Reference, cryowgen_mc, heaviest, importance_sample
+from cryowgen_jax.methods.point_estimates import cryogen_map, cryogen_ot, untethered
 
 __all__ = [
     "DefensiveMixture",

@@ -2,10 +2,10 @@
 
 from cryowgen_jax.models.adapters import NnxFunction, from_linen, from_nnx
 from cryowgen_jax.models.center import CenterNet, DataConsistent
+from cryowgen_jax.models.conv_witness import ConvWitness
 from cryowgen_jax.models.convolution import conv_general_dilated, convolve3
 from cryowgen_jax.models.decoder import Decoder
-from cryowgen_jax.models.prior import ConditionalPrior, PriorNet, prior_network
-from cryowgen_jax.models.witness import ConvWitness
+from cryowgen_jax.models.prior_net import ConditionalPrior, PriorNet, prior_network
 
 __all__ = [
     "CenterNet",

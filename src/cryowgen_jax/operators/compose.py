@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial.rotation import rotate
 from cryowgen_jax.types import Array, InputError, PyTree
 
@@ -59,9 +60,4 @@ def compose(outer: Any, inner: Any) -> Composition:
     for operator in (outer, inner):
         if not callable(operator):
             raise InputError(f"compose needs two callables volume -> volume, got {type(operator).__name__}")
-    return Composition(_as_pytree(outer), _as_pytree(inner))
-
-
-def _as_pytree(operator: Any) -> PyTree:
-    is_plain_function = jax.tree_util.all_leaves([operator])
-    return jax.tree_util.Partial(operator) if is_plain_function else operator
+    return Composition(as_pytree(outer), as_pytree(inner))

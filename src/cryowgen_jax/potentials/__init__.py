@@ -20,7 +20,7 @@ from cryowgen_jax.potentials.posterior import (
     surrogate,
     temper,
 )
-from cryowgen_jax.potentials.solvent import SolventWitness
+from cryowgen_jax.potentials.solvent_witness import SolventWitness
 from cryowgen_jax.potentials.stiffness import largest_curvature
 from cryowgen_jax.potentials.witnesses import (
     GaussianMixtureWitness,

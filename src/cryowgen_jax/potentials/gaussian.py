@@ -54,7 +54,7 @@ class FourierGaussian:
 
     def log_density(self, position: Array) -> Array:
         """Log N(z; mu, C), normalised."""
-        squared = self.precision * _power(fourier.rfftn(position) - self.mean_spectrum)
+        squared = self.precision * fourier.power(fourier.rfftn(position) - self.mean_spectrum)
         return -0.5 * jnp.sum((squared - jnp.log(self.precision / (2 * jnp.pi))) * fourier.multiplicity(self.shape))
 
 
@@ -143,8 +143,9 @@ def absorb(
     shape, old = gaussian.shape, gaussian.precision
     precision = old + curvature
     mean = (old * gaussian.mean_spectrum + slope) / precision
-    linear = jnp.real(slope) * jnp.real(mean) + jnp.imag(slope) * jnp.imag(mean)
-    quadratic = old * _power(mean - gaussian.mean_spectrum) + curvature * _power(mean) + jnp.log(precision / old)
+    linear = fourier.real_product(slope, mean)
+    moved = old * fourier.power(mean - gaussian.mean_spectrum) + curvature * fourier.power(mean)
+    quadratic = moved + jnp.log(precision / old)
     log_integral = gaussian.log_integral + jnp.sum((linear - 0.5 * quadratic) * fourier.multiplicity(shape))
     absorbed = FourierGaussian(mean, precision, log_integral, shape)
     if isinstance(witness, ShiftedWitness):  # one shift, since every further one costs two transforms a step
@@ -195,15 +196,13 @@ def _with_quadratics(
         precision = precision + quadratic.curvature
         linear = linear + quadratic.curvature * mean
     mu = linear / precision
-    at_mean = lam * _power(observation - transfer * mu) + beta * _power(mu - center) + shift * _power(mu)
+    at_mean = (
+        lam * fourier.power(observation - transfer * mu) + beta * fourier.power(mu - center) + shift * fourier.power(mu)
+    )
     for quadratic, mean in zip(quadratics, means, strict=True):
-        at_mean = at_mean + quadratic.curvature * _power(mu - mean)
+        at_mean = at_mean + quadratic.curvature * fourier.power(mu - mean)
     log_integral = -0.5 * jnp.sum((at_mean + jnp.log(precision / (2 * jnp.pi))) * fourier.multiplicity(shape))
     return FourierGaussian(mu, precision, log_integral, shape)
-
-
-def _power(spectrum: Array) -> Array:
-    return jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2
 
 
 def _blinded(posterior: Posterior) -> Posterior:

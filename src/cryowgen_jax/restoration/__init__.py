@@ -2,9 +2,9 @@
 
 from cryowgen_jax.restoration.adapt import Adaptation, AdaptationProgress, adapt_witness, estimate_adaptation
 from cryowgen_jax.restoration.cost import Cost, estimate_cost
-from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
-from cryowgen_jax.restoration.learned import load_witness, save_witness
+from cryowgen_jax.restoration.learned_model import load_witness, save_witness
 from cryowgen_jax.restoration.restore import Restoration, RestorationReport, restore
+from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge, wedge_contradiction
 
 __all__ = [
     "Adaptation",

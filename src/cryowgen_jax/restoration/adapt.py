@@ -33,12 +33,12 @@ from cryowgen_jax.chains import Progress
 from cryowgen_jax.chains.parallel import largest_divisor
 from cryowgen_jax.restoration import checks
 from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost
-from cryowgen_jax.restoration.draws import ChainPlan, Witness
-from cryowgen_jax.restoration.inspect import inspect_wedge, wedge_contradiction
-from cryowgen_jax.restoration.learned import LearnedWitness, shipped_witness
-from cryowgen_jax.restoration.model import Geometry
+from cryowgen_jax.restoration.learned_model import LearnedWitness, shipped_witness
 from cryowgen_jax.restoration.preparation import frame_of
 from cryowgen_jax.restoration.restore import Contrast, frame_for, in_one_box, mask_for
+from cryowgen_jax.restoration.volume_family import ChainPlan, Witness
+from cryowgen_jax.restoration.volume_model import Geometry
+from cryowgen_jax.restoration.wedge_inspection import inspect_wedge, wedge_contradiction
 from cryowgen_jax.training import Sighting, Specimens, TrainingProgress, learn_prior, warmed_adam
 from cryowgen_jax.training.specimens import HIGHEST_FREQUENCY
 from cryowgen_jax.types import Array, InputError, PRNGKey

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cryowgen_jax.restoration.learned import LearnedWitness
+from cryowgen_jax.restoration.learned_model import LearnedWitness
 from cryowgen_jax.types import InputError
 
 METHODS = ("cryowgen_langevin", "cryowgen_mc", "cryogen_ot", "cryogen_map")

@@ -13,9 +13,9 @@ import psutil
 
 from cryowgen_jax import platform
 from cryowgen_jax.models import convolve3
-from cryowgen_jax.restoration import solvent
-from cryowgen_jax.restoration.draws import default_chains
+from cryowgen_jax.restoration import solvent_model
 from cryowgen_jax.restoration.tiles import checked_tile, padded_shape, tiles_of
+from cryowgen_jax.restoration.volume_family import default_chains
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
@@ -80,9 +80,9 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    rounds = solvent.ROUNDS[0] + 1
-    solved = num_tiles * (rounds + num_chains) + rounds + solvent.WIDENINGS * solvent.BLIND_DRAWS
-    steps = num_tiles * num_chains * (num_steps + warmup) + (0 if learned else solvent.SOLVING * solved)
+    rounds = solvent_model.ROUNDS[0] + 1
+    solved = num_tiles * (rounds + num_chains) + rounds + solvent_model.WIDENINGS * solvent_model.BLIND_DRAWS
+    steps = num_tiles * num_chains * (num_steps + warmup) + (0 if learned else solvent_model.SOLVING * solved)
     seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 15.0
     return Cost(seconds, needed(alive), None if alive == num_chains else alive)
 

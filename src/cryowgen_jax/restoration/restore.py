@@ -13,13 +13,13 @@ import numpy as np
 
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.operators import wedge_mask, wedge_mask_from_tilts
-from cryowgen_jax.restoration import checks, draws, spectra
-from cryowgen_jax.restoration.draws import ChainPlan, Draws, Witness
-from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
-from cryowgen_jax.restoration.learned import shipped_witness
-from cryowgen_jax.restoration.model import Geometry
+from cryowgen_jax.restoration import checks, spectra, volume_family
+from cryowgen_jax.restoration.learned_model import shipped_witness
 from cryowgen_jax.restoration.preparation import Frame, frame_of
 from cryowgen_jax.restoration.tiles import TiledDraws, restore_tiles
+from cryowgen_jax.restoration.volume_family import ChainPlan, Draws, Witness
+from cryowgen_jax.restoration.volume_model import Geometry
+from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge, wedge_contradiction
 from cryowgen_jax.types import Array, PRNGKey
 
 NUM_STEPS, WARMUP = 140, 60
@@ -178,7 +178,7 @@ def restore(
         Before it starts, where the tomogram's own spectrum contradicts the stated geometry.
     """
     started = time.monotonic()
-    num_chains = draws.default_chains(num_samples, num_steps) if num_chains is None else num_chains
+    num_chains = volume_family.default_chains(num_samples, num_steps) if num_chains is None else num_chains
     checks.check_options(method, witness, contrast, num_samples, num_steps, warmup, tile_shape, num_chains)
     checks.check_tilts(tilt_range, tilt_angles)
     volumes = checks.checked_volumes(tomogram, half2, center)
@@ -268,14 +268,14 @@ def in_one_box(
     """Restore standardised volumes as one Fourier box, by any method."""
     mask = mask_of(halves[0].shape)
     of_spread = method not in checks.POINT_METHODS
-    model = draws.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
+    model = volume_family.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
     if method == "cryowgen_langevin":
-        drawn = draws.by_chains(key, model, mask, witness, center, plan, checkpoint=checkpoint, report=report)
+        drawn = volume_family.by_chains(key, model, mask, witness, center, plan, checkpoint=checkpoint, report=report)
     elif method == "cryowgen_mc":
         candidates = max(num_candidates, plan.num_samples)
-        drawn = draws.by_importance(key, model, mask, witness, center, candidates, plan.num_samples, report)
+        drawn = volume_family.by_importance(key, model, mask, witness, center, candidates, plan.num_samples, report)
     else:
-        drawn = draws.by_ascent(key, model, mask, witness, center, method)
+        drawn = volume_family.by_ascent(key, model, mask, witness, center, method)
     return TiledDraws(drawn, model, model.firmness)
 
 

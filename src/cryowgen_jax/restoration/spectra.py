@@ -55,11 +55,6 @@ def shells_of(shape: tuple[int, ...], mask: np.ndarray) -> Shells:
     return Shells(shape, measured, index, weight, count, (np.arange(number) + 0.5) * 0.5 / half)
 
 
-def power(spectrum: np.ndarray) -> np.ndarray:
-    """|F|^2."""
-    return spectrum.real**2 + spectrum.imag**2
-
-
 def blur(volume: np.ndarray, width: float) -> np.ndarray:
     """Gaussian blur, periodic, ``width`` = standard deviation in voxels."""
     return gaussian_filter(np.asarray(volume, np.float32), width, mode="wrap")
@@ -87,7 +82,7 @@ def wedge_leak(volume: Array, mask: np.ndarray) -> float:
     shape = volume.shape
     frequency = fourier.radial_frequency(shape)
     band = ((frequency > 0.1) & (frequency < 0.35)) * fourier.multiplicity(shape)
-    energy = power(np.asarray(fourier.rfftn(jnp.asarray(volume, jnp.float32))))
+    energy = fourier.power(np.asarray(fourier.rfftn(jnp.asarray(volume, jnp.float32))))
     measured, missing = band * (np.asarray(mask) > 0), band * (np.asarray(mask) == 0)
     if not (missing.any() and measured.any()):
         return 0.0

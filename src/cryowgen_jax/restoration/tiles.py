@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax.chains import Progress
-from cryowgen_jax.restoration import draws
-from cryowgen_jax.restoration.draws import ChainPlan, Draws
-from cryowgen_jax.restoration.model import Geometry, VolumeModel
+from cryowgen_jax.restoration import volume_family
 from cryowgen_jax.restoration.preparation import smooth_part
+from cryowgen_jax.restoration.volume_family import ChainPlan, Draws
+from cryowgen_jax.restoration.volume_model import Geometry, VolumeModel
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
 BLOCK = 16  # voxels: noise is drawn in blocks of the whole tomogram, and tiles begin and end at their borders
@@ -96,12 +96,12 @@ def tiles_of(shape: tuple[int, ...], tile_shape: tuple[int, ...]) -> list[Tile]:
 
 def restore_tiles(
     key: PRNGKey,
-    halves: tuple[draws.Volume, ...],
+    halves: tuple[volume_family.Volume, ...],
     tile_shape: tuple[int, ...],
     mask_of: Callable[[tuple[int, ...]], np.ndarray],
     geometry: Geometry,
-    witness: draws.Witness,
-    center: draws.Volume | None,
+    witness: volume_family.Witness,
+    center: volume_family.Volume | None,
     plan: ChainPlan,
     *,
     checkpoint: str | pathlib.Path | None = None,
@@ -129,12 +129,12 @@ def restore_tiles(
         smooth = [smooth_part(part) for part in parts]
         prepared = [jnp.asarray(part - s) for part, s in zip(parts, smooth, strict=True)]
         data_parts = tuple(prepared[: len(halves)])
-        own = draws.model_of(witness, data_parts, mask, geometry, told, model)
+        own = volume_family.model_of(witness, data_parts, mask, geometry, told, model)
         model = own if model is None else model
         noise = BlockNoise(jnp.asarray(tile.origin) // BLOCK)
         tether = None if center is None else prepared[-1]
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"tile_{number:04d}"
-        outcome = draws.by_chains(
+        outcome = volume_family.by_chains(
             key, own, mask, witness, tether, plan, draw_noise=noise, checkpoint=folder, report=told
         )
         whole.add(tile, outcome, own.firmness, np.mean(smooth[: len(halves)], axis=0))
@@ -182,7 +182,7 @@ class _Whole:
         return self.firmness[tuple(slice(0, n) for n in shape)]
 
 
-def _padded(volume: draws.Volume) -> np.ndarray:
+def _padded(volume: volume_family.Volume) -> np.ndarray:
     missing = [(0, p - n) for n, p in zip(volume.shape, padded_shape(volume.shape), strict=True)]
     return np.pad(np.asarray(volume, np.float32), missing, mode="symmetric")
 

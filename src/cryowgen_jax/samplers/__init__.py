@@ -1,13 +1,12 @@
 """Markov kernels with BlackJAX's (init, step), and importance sampling. They know densities, not tomograms."""
 
-from cryowgen_jax.samplers.binding import algorithm, as_pytree, bind
 from cryowgen_jax.samplers.importance import WeightedFamily, weigh, weighted
 from cryowgen_jax.samplers.independent import build as independent
+from cryowgen_jax.samplers.interface import GaussianPart, algorithm
 from cryowgen_jax.samplers.kinetic import LONGEST_STEP, Regressors, acceptance_of_a_part, regression, regressors, score
 from cryowgen_jax.samplers.kinetic import build as kinetic
 from cryowgen_jax.samplers.langevin import build as langevin
 from cryowgen_jax.samplers.leimkuhler_matthews import build as leimkuhler_matthews
-from cryowgen_jax.samplers.pcnl import GaussianPart
 from cryowgen_jax.samplers.pcnl import build as pcnl
 from cryowgen_jax.samplers.preconditioned import NoiseFn, largest_step, white_noise
 from cryowgen_jax.samplers.preconditioned import build as preconditioned
@@ -24,8 +23,6 @@ __all__ = [
     "WeightedFamily",
     "acceptance_of_a_part",
     "algorithm",
-    "as_pytree",
-    "bind",
     "independent",
     "kinetic",
     "langevin",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax import platform
-from cryowgen_jax.samplers.binding import as_pytree
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.types import Array, PRNGKey
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.samplers.binding import algorithm, bind
-from cryowgen_jax.samplers.pcnl import GaussianPart, Witness, real_product, value_and_spectral_gradient
+from cryowgen_jax.pytrees import bind
+from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 
@@ -103,7 +103,7 @@ def score(gaussian: GaussianPart, state: KineticState) -> Array:
 def regressors(state: KineticState) -> Regressors:
     """What :func:`regression` needs the means of: offset, gradient, offset squared, gradient times offset."""
     offset, gradient = state.offset, state.gradient
-    return offset, gradient, real_product(offset, offset), real_product(gradient, offset)
+    return offset, gradient, fourier.real_product(offset, offset), fourier.real_product(gradient, offset)
 
 
 def regression(gaussian: GaussianPart, means: Regressors, least: float) -> tuple[Array, Array]:
@@ -124,8 +124,8 @@ def regression(gaussian: GaussianPart, means: Regressors, least: float) -> tuple
         The curvature is at least ``least - 1`` times the precision, so that this part of the precision is left.
     """
     offset, gradient, squares, products = means
-    variance = jnp.maximum(squares - real_product(offset, offset), 1e-3 / gaussian.precision)
-    curvature = -(products - real_product(gradient, offset)) / variance
+    variance = jnp.maximum(squares - fourier.real_product(offset, offset), 1e-3 / gaussian.precision)
+    curvature = -(products - fourier.real_product(gradient, offset)) / variance
     curvature = jnp.maximum(curvature, (least - 1) * gaussian.precision)
     return curvature, gradient + curvature * (gaussian.mean_spectrum + offset)
 
@@ -215,7 +215,7 @@ def _move(
     value, gradient = value_and_spectral_gradient(witness, position, spectrum)
     velocity = turned + kick * gradient
     # the kinetic energy that a kick adds is its mean velocity times the force
-    work = real_product(state.gradient, 0.5 * (state.velocity + kicked)) + real_product(
+    work = fourier.real_product(state.gradient, 0.5 * (state.velocity + kicked)) + fourier.real_product(
         gradient, 0.5 * (turned + velocity)
     )
     energy_error = t * (state.witness - value) + 0.5 * h * t * jnp.sum(work * fourier.multiplicity(shape))

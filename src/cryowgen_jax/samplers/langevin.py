@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.samplers.binding import algorithm, bind
+from cryowgen_jax.pytrees import bind
+from cryowgen_jax.samplers.interface import algorithm
 from cryowgen_jax.types import Array, LogDensityFn, PRNGKey
 
 if TYPE_CHECKING:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.samplers.binding import algorithm, bind
+from cryowgen_jax.pytrees import bind
+from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, HasSpectralGradient, PRNGKey
+from cryowgen_jax.types import Array, PRNGKey
 
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
-
-Witness = Callable[[Array], Array]
-
-
-class GaussianPart(Protocol):
-    """N(mu, C) with C diagonal in Fourier space; both arrays in rfftn layout."""
-
-    @property
-    def mean_spectrum(self) -> Array:
-        """F mu."""
-        ...
-
-    @property
-    def precision(self) -> Array:
-        """1 / C_k."""
-        ...
 
 
 class PcnlState(NamedTuple):
@@ -109,14 +93,6 @@ def adjusted_step(
     return chosen, PcnlInfo(rate, accept)
 
 
-def value_and_spectral_gradient(witness: Witness, position: Array, spectrum: Array) -> tuple[Array, Array]:
-    """The witness at a position of known half spectrum, and the half spectrum of its gradient there."""
-    if isinstance(witness, HasSpectralGradient):
-        return witness.value_and_spectral_gradient(position, spectrum)
-    value, gradient = jax.value_and_grad(witness)(position)
-    return value, fourier.rfftn(gradient)
-
-
 def _state(witness: Witness, gaussian: GaussianPart, position: Array, offset: Array) -> PcnlState:
     value, gradient = value_and_spectral_gradient(witness, position, gaussian.mean_spectrum + offset)
     return PcnlState(position, offset, value, gradient)
@@ -140,11 +116,6 @@ def _log_acceptance(gaussian: GaussianPart, contraction: Array, old: PcnlState, 
     a = jnp.asarray(contraction, old.position.dtype)
     g_new, g_old, u, v = new.gradient, old.gradient, old.offset, new.offset
     # |g_new|^2 - |g_old|^2 as a product of sum and difference keeps its digits.
-    terms = real_product(g_new, u - a * v) - real_product(g_old, v - a * u)
-    terms = terms - 0.5 * (1 - a) / gaussian.precision * real_product(g_new - g_old, g_new + g_old)
+    terms = fourier.real_product(g_new, u - a * v) - fourier.real_product(g_old, v - a * u)
+    terms = terms - 0.5 * (1 - a) / gaussian.precision * fourier.real_product(g_new - g_old, g_new + g_old)
     return new.witness - old.witness + jnp.sum(terms / (1 + a) * fourier.multiplicity(old.position.shape))
-
-
-def real_product(a: Array, b: Array) -> Array:
-    """Real part of a times the conjugate of b, element by element."""
-    return jnp.real(a) * jnp.real(b) + jnp.imag(a) * jnp.imag(b)

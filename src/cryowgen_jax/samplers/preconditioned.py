@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.samplers.binding import algorithm, bind
-from cryowgen_jax.samplers.pcnl import GaussianPart, Witness
+from cryowgen_jax.pytrees import bind
+from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax.samplers.binding import algorithm, bind
+from cryowgen_jax.pytrees import bind
+from cryowgen_jax.samplers.interface import algorithm
 from cryowgen_jax.samplers.langevin import LangevinInfo, LangevinState, init
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey

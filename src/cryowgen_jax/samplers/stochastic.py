@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.samplers.binding import algorithm, as_pytree, bind
-from cryowgen_jax.samplers.pcnl import GaussianPart, real_product, value_and_spectral_gradient
+from cryowgen_jax.pytrees import as_pytree, bind
+from cryowgen_jax.samplers.interface import GaussianPart, algorithm, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey, Stochastic
 
@@ -165,6 +165,6 @@ def _draw(witness: Stochastic, gaussian: GaussianPart, key: PRNGKey, state: Stoc
 
     one, two = jax.vmap(gradient)(jax.random.split(key))
     draws = state.draws + 1
-    estimate = 0.25 * real_product(one - two, one - two)
+    estimate = 0.25 * fourier.real_product(one - two, one - two)
     variance = state.gradient_variance + (estimate - state.gradient_variance) / draws
     return state._replace(gradient=0.5 * (one + two), gradient_variance=variance, draws=draws)

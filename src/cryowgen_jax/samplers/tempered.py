@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.samplers.binding import algorithm, bind
+from cryowgen_jax.pytrees import bind
+from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm
 from cryowgen_jax.samplers.kinetic import LONGEST_STEP, KineticState, adjusted_step
 from cryowgen_jax.samplers.kinetic import init as kinetic_init
-from cryowgen_jax.samplers.pcnl import GaussianPart, Witness
 from cryowgen_jax.types import Array, PRNGKey
 
 if TYPE_CHECKING:

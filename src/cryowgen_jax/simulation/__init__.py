@@ -1,7 +1,7 @@
 """Tomograms with known truth, made from nothing but a seed, and scores against them."""
 
 from cryowgen_jax.simulation.crowding import Phantom, crowded_maps, crowded_phantom
-from cryowgen_jax.simulation.score import Score, WedgeErrors, coverage_curve, score_family, wedge_errors
+from cryowgen_jax.simulation.evaluation import Score, WedgeErrors, coverage_curve, score_family, wedge_errors
 from cryowgen_jax.simulation.tomogram import SimulatedTomogram, simulate_tomogram
 
 __all__ = [

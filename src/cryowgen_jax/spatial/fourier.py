@@ -8,6 +8,7 @@ per voxel.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +59,19 @@ def multiplicity(shape: Shape) -> np.ndarray:
     return m.reshape([1] * (len(shape) - 1) + [-1])
 
 
+def real_product(a: Any, b: Any) -> Any:
+    """Re(a conj(b)), coefficient by coefficient; of JAX or NumPy arrays."""
+    return a.real * b.real + a.imag * b.imag
+
+
+def power(spectrum: Any) -> Any:
+    """|F|^2, coefficient by coefficient; of JAX or NumPy arrays."""
+    return spectrum.real**2 + spectrum.imag**2
+
+
 def inner(a: Array, b: Array, shape: Shape) -> Array:
     """Real inner product of two volumes of this shape given by their half spectra."""
-    return jnp.sum((jnp.real(a) * jnp.real(b) + jnp.imag(a) * jnp.imag(b)) * multiplicity(shape))
+    return jnp.sum(real_product(a, b) * multiplicity(shape))
 
 
 @functools.partial(jax.custom_vjp)
@@ -81,7 +92,7 @@ def _filter_backward(residual: tuple[Array, Array], cotangent: Array) -> tuple[A
     volume, transfer = residual
     g = rfftn(cotangent)
     v = rfftn(volume)  # removed by the compiler where the transfer's gradient is not asked for
-    to_transfer = (jnp.real(g) * jnp.real(v) + jnp.imag(g) * jnp.imag(v)) * multiplicity(volume.shape)
+    to_transfer = real_product(g, v) * multiplicity(volume.shape)
     return filter_volume(cotangent, transfer), to_transfer.astype(transfer.dtype)
 
 
@@ -126,15 +137,15 @@ def quadratic_form(volume: Array, curvature: Array) -> Array:
 
 def _quadratic_forward(volume: Array, curvature: Array) -> tuple[Array, tuple[Array, Array, Array]]:
     spectrum = rfftn(volume)
-    power = (jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2) * multiplicity(volume.shape)
-    return 0.5 * jnp.sum(curvature * power), (volume, curvature, spectrum)
+    energy = power(spectrum) * multiplicity(volume.shape)
+    return 0.5 * jnp.sum(curvature * energy), (volume, curvature, spectrum)
 
 
 def _quadratic_backward(residual: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, Array]:
     volume, curvature, spectrum = residual
-    power = (jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2) * multiplicity(volume.shape)
+    energy = power(spectrum) * multiplicity(volume.shape)
     to_volume = irfftn(cotangent * curvature * spectrum, volume.shape)
-    return to_volume, (0.5 * cotangent * power).astype(curvature.dtype)
+    return to_volume, (0.5 * cotangent * energy).astype(curvature.dtype)
 
 
 quadratic_form.defvjp(_quadratic_forward, _quadratic_backward)
@@ -149,14 +160,14 @@ def half_misfit(volume: Array, observation: Array, transfer: Array) -> Array:
 def _misfit_forward(volume: Array, observation: Array, transfer: Array) -> tuple[Array, tuple[Array, ...]]:
     spectrum = rfftn(volume)
     misfit = rfftn(observation) - transfer * spectrum
-    power = (jnp.real(misfit) ** 2 + jnp.imag(misfit) ** 2) * multiplicity(volume.shape)
-    return 0.5 * jnp.sum(power), (volume, transfer, spectrum, misfit)
+    energy = power(misfit) * multiplicity(volume.shape)
+    return 0.5 * jnp.sum(energy), (volume, transfer, spectrum, misfit)
 
 
 def _misfit_backward(residual: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
     volume, transfer, spectrum, misfit = residual
     shape = volume.shape
-    cross = (jnp.real(misfit) * jnp.real(spectrum) + jnp.imag(misfit) * jnp.imag(spectrum)) * multiplicity(shape)
+    cross = real_product(misfit, spectrum) * multiplicity(shape)
     return (
         irfftn(-cotangent * transfer * misfit, shape),
         irfftn(cotangent * misfit, shape),

@@ -1,7 +1,7 @@
 """Learning the witness, and what else a posterior is made of: see ``semidual``."""
 
 from cryowgen_jax.training.amortised import Amortisation, AmortisedNegatives, learn_map
-from cryowgen_jax.training.conditional import Example, learn_prior, prior_loss, warmed_adam
+from cryowgen_jax.training.conditional_prior import Example, learn_prior, prior_loss, warmed_adam
 from cryowgen_jax.training.consistency import Reobservation, learn_center
 from cryowgen_jax.training.denoising import denoising_loss, match_scores
 from cryowgen_jax.training.descent import Descent, TrainingProgress, descend

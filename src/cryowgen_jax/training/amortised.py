@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cryowgen_jax.chains.annealing import over_particles
+from cryowgen_jax import platform
 from cryowgen_jax.methods import untethered
 from cryowgen_jax.potentials import Posterior
-from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.training.consistency import Network, Reobservation, consistency
 from cryowgen_jax.training.descent import (
     DEFAULT_OPTIMIZER,
@@ -234,7 +234,7 @@ class AmortisedNegatives:
             volume = network(observation)
             return volume, _balance(self.amortisation.target(posteriors(observation)), volume)
 
-        volumes, balances = over_particles(answer, observations[index])
+        volumes, balances = platform.map_items(answer, observations[index])
         average, ema = self._ema.update(network, state.ema)
         negatives = Negatives(volumes[:, None], jnp.ones((index.size, 1)), balances)
         return negatives, AmortisedState(network, average, optimizer, ema)

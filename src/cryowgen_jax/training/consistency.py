@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from cryowgen_jax.operators import Rotation
-from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.spatial.rotation import cube_rotations
 from cryowgen_jax.training.descent import (

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cryowgen_jax.chains.annealing import over_particles
-from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax import platform
+from cryowgen_jax.pytrees import as_pytree
+from cryowgen_jax.training.clean_samples import Positives, drawer
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
-from cryowgen_jax.training.positives import Positives, drawer
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 Function = Callable[[Array], Array]
@@ -119,7 +119,7 @@ class _Step:
             return denoising_loss(witness, self.known, clean, level, noise)
 
         def loss(witness: PyTree) -> Array:
-            return jnp.mean(over_particles(lambda k: one(witness, k), jax.random.split(key, self.batch_size)))
+            return jnp.mean(platform.map_items(lambda k: one(witness, k), jax.random.split(key, self.batch_size)))
 
         value, slope = jax.value_and_grad(loss)(witness)
         return slope, state, {"loss": value}

@@ -14,8 +14,7 @@ import numpy as np
 import optax
 
 from cryowgen_jax import io, platform
-from cryowgen_jax.chains.annealing import one_by_one
-from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 DEFAULT_OPTIMIZER = optax.adam(1e-3)
@@ -156,7 +155,7 @@ def mean_slope(loss: Callable[..., tuple[Array, Log]], parameters: PyTree, items
         values, log = jax.vmap(lambda item: loss(parameters, item))(items)
         return jnp.mean(values), mean(log)
 
-    if one_by_one(lambda item: loss(parameters, item), items):
+    if platform.one_by_one(lambda item: loss(parameters, item), items):
         slope, log = mean(jax.lax.map(one, items))
     else:
         (_, log), slope = jax.value_and_grad(all_of_them, has_aux=True)(parameters)

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from cryowgen_jax import platform
 from cryowgen_jax.chains import sample
-from cryowgen_jax.chains.annealing import over_particles
 from cryowgen_jax.methods import importance_sample
 from cryowgen_jax.potentials import (
     DataFit,
@@ -21,7 +21,8 @@ from cryowgen_jax.potentials import (
     split,
     split_tether,
 )
-from cryowgen_jax.samplers import LONGEST_STEP, bind, kinetic, weigh
+from cryowgen_jax.pytrees import bind
+from cryowgen_jax.samplers import LONGEST_STEP, kinetic, weigh
 from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey, PyTree
 
 Posteriors = Callable[[Array], Posterior]
@@ -77,7 +78,7 @@ class DatumSampler(abc.ABC):
         def one(item: tuple[PRNGKey, Array]) -> PyTree:
             return self.start_one(item[0], posteriors(item[1]))
 
-        return over_particles(one, (jax.random.split(key, observations.shape[0]), observations))
+        return platform.map_items(one, (jax.random.split(key, observations.shape[0]), observations))
 
     def draw(
         self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: PyTree
@@ -90,7 +91,7 @@ class DatumSampler(abc.ABC):
 
         chosen = jax.tree.map(lambda leaf: leaf[index], state)
         items = (jax.random.split(key, index.size), observations[index], chosen)
-        negatives, chosen = over_particles(one, items)
+        negatives, chosen = platform.map_items(one, items)
         return negatives, jax.tree.map(lambda leaf, new: leaf.at[index].set(new), state, chosen)
 
 

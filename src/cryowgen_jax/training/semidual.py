@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cryowgen_jax.chains.annealing import over_particles
+from cryowgen_jax import platform
 from cryowgen_jax.potentials import Posterior, surrogate
-from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.pytrees import as_pytree
+from cryowgen_jax.training.clean_samples import Positives, drawer
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend, require_batch
 from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler
-from cryowgen_jax.training.positives import Positives, drawer
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 PARTS = ("witness", "decoder", "center", "log_data_weight", "log_prior_precision")
@@ -92,7 +92,7 @@ def objective(
     by default.
     """
     pay = _value if score is None else score
-    clean = over_particles(lambda z: pay(model.witness, z), positives)
+    clean = platform.map_items(lambda z: pay(model.witness, z), positives)
 
     def potential(item: tuple[Array, Array, Array]) -> Array:
         observation, samples, weights = item
@@ -100,7 +100,7 @@ def objective(
 
     shares = _shares(negatives)
     weights = jnp.where(shares[:, None] > 0, negatives.weights, 1.0)  # of what does not count any will do
-    return jnp.mean(clean) + shares @ over_particles(potential, (observations, negatives.samples, weights))
+    return jnp.mean(clean) + shares @ platform.map_items(potential, (observations, negatives.samples, weights))
 
 
 def train(
@@ -248,7 +248,7 @@ class _Step:
         observations = self.observations[index]
         negatives, state = self.negatives.draw(chain_key, model.posterior, self.observations, index, state)
 
-        positives = over_particles(self.draw_positive, jax.random.split(positive_key, self.num_positives))
+        positives = platform.map_items(self.draw_positive, jax.random.split(positive_key, self.num_positives))
         positives = positives + self.jitter * jax.random.normal(jitter_key, positives.shape, positives.dtype)
 
         def value(parameters: dict[str, PyTree]) -> Array:
@@ -268,7 +268,7 @@ class _Step:
 
     def _paid(self, witness: Callable[[Array], Array], positives: Array) -> Array:
         pay = _value if self.score is None else self.score
-        return over_particles(lambda z: pay(witness, z), positives)
+        return platform.map_items(lambda z: pay(witness, z), positives)
 
     def _log(self, model: Model, observations: Array, positives: Array, negatives: Negatives) -> Log:
         def look(item: tuple[Array, Array, Array]) -> tuple[Array, ...]:
@@ -283,7 +283,7 @@ class _Step:
 
             return tuple(jnp.sum(weights * column) for column in jax.vmap(one)(samples))
 
-        sums = over_particles(look, (observations, negatives.samples, negatives.weights))
+        sums = platform.map_items(look, (observations, negatives.samples, negatives.weights))
         value, slope, virial = (jnp.sum(column) / _count(negatives) for column in sums)
         gap = jnp.mean(self._paid(model.witness, positives)) - value
         return {"gap": gap, "slope": slope, "quality": jnp.mean(negatives.quality), "virial": virial}
@@ -326,7 +326,7 @@ def _mean(function: Callable[[Array], Array], negatives: Negatives) -> Array:
     def one(item: tuple[Array, Array]) -> Array:
         return jnp.sum(item[1] * jax.vmap(function)(item[0]))
 
-    sums = over_particles(one, (negatives.samples, negatives.weights))
+    sums = platform.map_items(one, (negatives.samples, negatives.weights))
     return jnp.sum(sums) / _count(negatives)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.spatial.rotation import turn_cube
-from cryowgen_jax.training.conditional import Example, example
+from cryowgen_jax.training.conditional_prior import Example, example
 from cryowgen_jax.types import Array, PRNGKey
 
 LARGEST_TEXTURE = 0.3  # share of the variance

@@ -16,9 +16,9 @@ from cryowgen_jax import platform, potentials, samplers
 from cryowgen_jax.chains import Progress, sample
 from cryowgen_jax.methods import Family, cryogen_map, cryogen_ot, heaviest, importance_sample
 from cryowgen_jax.potentials import Posterior
-from cryowgen_jax.restoration import learned, solvent, spectra
-from cryowgen_jax.restoration.learned import LearnedModel, LearnedWitness
-from cryowgen_jax.restoration.model import Geometry, VolumeModel
+from cryowgen_jax.restoration import learned_model, solvent_model
+from cryowgen_jax.restoration.learned_model import LearnedModel, LearnedWitness
+from cryowgen_jax.restoration.volume_model import Geometry, VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
@@ -83,11 +83,11 @@ def model_of(
     if isinstance(witness, LearnedWitness):
         started = time.monotonic()
         of_its_kind = neighbour if isinstance(neighbour, LearnedModel) else None
-        model = learned.model_of(witness, halves, mask, geometry, of_its_kind)
+        model = learned_model.model_of(witness, halves, mask, geometry, of_its_kind)
         if report is not None:
             report(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
         return model
-    lender = neighbour if isinstance(neighbour, solvent.SolventModel) else None
+    lender = neighbour if isinstance(neighbour, solvent_model.SolventModel) else None
     return fit(halves, mask, geometry, report, lender, of_spread=of_spread)
 
 
@@ -96,17 +96,17 @@ def fit(
     mask: np.ndarray,
     geometry: Geometry,
     report: Callable[[Progress], None] | None,
-    neighbour: solvent.SolventModel | None = None,
+    neighbour: solvent_model.SolventModel | None = None,
     *,
     of_spread: bool = True,
-) -> solvent.SolventModel:
+) -> solvent_model.SolventModel:
     """Estimate a solvent model, or only its envelope and mean where a ``neighbour`` lends the rest."""
     alone = of_spread and neighbour is None
-    seen = solvent.without_middle(mask, halves[0].shape, geometry) if alone else mask
+    seen = solvent_model.without_middle(mask, halves[0].shape, geometry) if alone else mask
     widened = bool(np.any(seen != mask))
     started = time.monotonic()
-    first = solvent.first_model(halves, mask) if neighbour is None else solvent.like(neighbour, halves)
-    rounds = len(solvent.tightening(first))
+    first = solvent_model.first_model(halves, mask) if neighbour is None else solvent_model.like(neighbour, halves)
+    rounds = len(solvent_model.tightening(first))
 
     def told(step: int) -> None:
         if report is not None:
@@ -115,22 +115,24 @@ def fit(
 
     model = _settle(first, mask, told)
     if widened:
-        blind = _settle(solvent.first_model(halves, seen), seen, lambda step: told(rounds + min(step, rounds)))
-        model = solvent.widen(model, mask, blind, seen)
+        blind = _settle(solvent_model.first_model(halves, seen), seen, lambda step: told(rounds + min(step, rounds)))
+        model = solvent_model.widen(model, mask, blind, seen)
         told(2 * rounds + 1)
     return model
 
 
-def _settle(model: solvent.SolventModel, mask: np.ndarray, told: Callable[[int], None]) -> solvent.SolventModel:
+def _settle(
+    model: solvent_model.SolventModel, mask: np.ndarray, told: Callable[[int], None]
+) -> solvent_model.SolventModel:
     """Alternate between the mean under the model and the model given the mean."""
     mean = jnp.full(model.shells.shape, model.level)
-    for number, tightness in enumerate(solvent.tightening(model)):
+    for number, tightness in enumerate(solvent_model.tightening(model)):
         mean = model.posterior_mean(mean, mask)
         if not bool(jnp.isfinite(mean).all()):
             raise InputError("no model fits this tomogram (its mean is not finite): check tilt_range and the axes")
-        model = solvent.update(model, np.asarray(mean), tightness)
+        model = solvent_model.update(model, np.asarray(mean), tightness)
         told(number + 1)
-    return dataclasses.replace(model, mean=np.asarray(model.posterior_mean(mean, mask, solvent.EXACTLY)))
+    return dataclasses.replace(model, mean=np.asarray(model.posterior_mean(mean, mask, solvent_model.EXACTLY)))
 
 
 def starts(
@@ -156,7 +158,7 @@ def posterior_of(model: VolumeModel, mask: np.ndarray, witness: Witness, center:
         posterior = dataclasses.replace(posterior, witness=witness)
     if center is None:
         return posterior
-    misfit = spectra.power(np.asarray(fourier.rfftn(center)) - model.observation)
+    misfit = fourier.power(np.asarray(fourier.rfftn(center)) - model.observation)
     excess = np.average(misfit - model.shells.spread(model.noise), weights=model.shells.weight)
     precision = 1 / max(float(excess), 1e-3 / float(model.data_weight))
     return dataclasses.replace(posterior, center=center, prior_precision=jnp.float32(precision))

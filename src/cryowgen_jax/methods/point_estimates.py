@@ -14,7 +14,7 @@ import optax
 from cryowgen_jax import platform
 from cryowgen_jax.methods.family import Family
 from cryowgen_jax.potentials import Posterior, drawable_part, split
-from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
 
@@ -48,8 +48,7 @@ def cryogen_map(key: PRNGKey, posterior: Posterior, *, num_steps: int = 200, num
     """
     if num_steps < 1 or num_starts < 1:
         raise ValueError(f"num_steps={num_steps}, num_starts={num_starts}: give at least 1 of each")
-    witness, decoder = as_pytree(posterior.witness), as_pytree(posterior.decoder)
-    posterior = dataclasses.replace(posterior, witness=witness, decoder=decoder)
+    posterior = as_pytree(posterior)
     best = _climb(num_steps, num_starts)(key, posterior)
     return Family(best[None], jnp.ones(1), best, jnp.zeros_like(best))
 

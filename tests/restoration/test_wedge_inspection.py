@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from cryowgen_jax.restoration.inspect import WedgeReport, inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge, wedge_contradiction
 from cryowgen_jax.types import InputError
 
 AXIS = {"z": 0, "y": 1, "x": 2}

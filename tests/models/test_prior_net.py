@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cryowgen_jax.models import prior as priors
+from cryowgen_jax.models import prior_net as priors
 from cryowgen_jax.models import prior_network
 from cryowgen_jax.models.unet import UNet
 from cryowgen_jax.spatial import fourier

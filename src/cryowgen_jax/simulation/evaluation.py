@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri
 
-from cryowgen_jax.spatial.fourier import irfftn, multiplicity, radial_frequency, rfftn
+from cryowgen_jax.spatial.fourier import irfftn, multiplicity, radial_frequency, real_product, rfftn
 from cryowgen_jax.types import InputError
 
 HIGHEST_FREQUENCY = 0.25  # cycles per voxel
@@ -193,7 +193,7 @@ def _band(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _inner(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> float:
-    return float(np.sum((a.real * b.real + a.imag * b.imag) * weight))
+    return float(np.sum(real_product(a, b) * weight))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> float:

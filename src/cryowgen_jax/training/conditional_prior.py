@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cryowgen_jax.models import prior as priors
+from cryowgen_jax.models import prior_net as priors
 from cryowgen_jax.operators.wedge import degrees_inside
-from cryowgen_jax.samplers import as_pytree
+from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
 from cryowgen_jax.types import Array, PRNGKey, PyTree

@@ -14,7 +14,7 @@ from cryowgen_jax import report
 from cryowgen_jax.cli import console as screen
 from cryowgen_jax.cli import results
 from cryowgen_jax.cli.options import PATH, seed_option
-from cryowgen_jax.cli.simulate import AXIS_LENGTH, write_simulation
+from cryowgen_jax.cli.simulate_command import AXIS_LENGTH, write_simulation
 from cryowgen_jax.io import prepare_output_folder, read_tomogram, write_bytes_atomic, write_text_atomic
 from cryowgen_jax.restoration import Restoration, restore
 from cryowgen_jax.restoration.checks import METHODS

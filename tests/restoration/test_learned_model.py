@@ -11,9 +11,9 @@ import pytest
 from cryowgen_jax.models import prior_network
 from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.potentials import split
-from cryowgen_jax.restoration import learned, load_witness, restore, save_witness
-from cryowgen_jax.restoration.learned import LearnedWitness, model_of
-from cryowgen_jax.restoration.model import Geometry
+from cryowgen_jax.restoration import learned_model, load_witness, restore, save_witness
+from cryowgen_jax.restoration.learned_model import LearnedWitness, model_of
+from cryowgen_jax.restoration.volume_model import Geometry
 from cryowgen_jax.simulation import score_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
@@ -124,4 +124,4 @@ def test_shipped_network_fills_the_wedge_of_phantoms():
     assert score.in_wedge_correlation > 0.4
     assert 0.4 < score.spread_over_error < 2.0
     assert result.report.envelope.max() <= 1
-    assert learned.shipped_witness().settings["channels"] == 20
+    assert learned_model.shipped_witness().settings["channels"] == 20

@@ -8,7 +8,7 @@ import scipy.ndimage
 from flax import nnx
 
 from cryowgen_jax.models import ConvWitness
-from cryowgen_jax.models.witness import _sum_of_potentials, ridge_energy, soft_absolute, squared_gain
+from cryowgen_jax.models.conv_witness import _sum_of_potentials, ridge_energy, soft_absolute, squared_gain
 from cryowgen_jax.types import HasCurvature, InputError
 
 SHAPES = [(8, 8, 8), (9, 7, 11), (5, 12, 6)]

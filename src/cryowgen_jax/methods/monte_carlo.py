@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from cryowgen_jax.methods.family import Family
 from cryowgen_jax.potentials import DataFit, Posterior, SumWitness, draw_conditional_prior, gaussian_part
-from cryowgen_jax.samplers import WeightedFamily, as_pytree, bind, weigh
+from cryowgen_jax.pytrees import as_pytree, bind
+from cryowgen_jax.samplers import WeightedFamily, weigh
 from cryowgen_jax.types import Array, PRNGKey
 
 
@@ -106,8 +107,7 @@ def importance_sample(
     """
     if num_candidates < 1 or batch_size < 1:
         raise ValueError(f"num_candidates={num_candidates}, batch_size={batch_size}: give at least 1 of each")
-    witness, decoder = as_pytree(posterior.witness), as_pytree(posterior.decoder)
-    posterior = dataclasses.replace(posterior, witness=witness, decoder=decoder)
+    posterior = as_pytree(posterior)
     if reference == "gaussian":
         gaussian = gaussian_part(posterior)
         return weigh(
@@ -117,7 +117,8 @@ def importance_sample(
         beta = jnp.asarray(posterior.prior_precision, jnp.float32)
         log_integral = 0.5 * posterior.center.size * jnp.log(2 * jnp.pi / beta)
         draw = bind(draw_conditional_prior, posterior)
-        log_weight = SumWitness((witness, DataFit(decoder, posterior.observation, posterior.data_weight)))
+        fit = DataFit(posterior.decoder, posterior.observation, posterior.data_weight)
+        log_weight = SumWitness((posterior.witness, fit))
         return weigh(key, draw, log_weight, log_integral, num_candidates, batch_size)
     if isinstance(reference, Reference):
         excess = _Excess(posterior, as_pytree(reference))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cryowgen_jax.samplers import as_pytree, bind
+from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Array, PRNGKey
 
 Positives = Array | Callable[[PRNGKey], Array]

@@ -24,12 +24,12 @@ from cryowgen_jax.cli.options import (
     check_geometry,
     seed_option,
 )
-from cryowgen_jax.cli.restore import LEARNED_VOXEL_SIZES, notes
+from cryowgen_jax.cli.restore_command import LEARNED_VOXEL_SIZES, notes
 from cryowgen_jax.io import Tomogram, load_weights, prepare_output_file, prepare_output_folder, read_tomogram
 from cryowgen_jax.restoration import adapt_witness, estimate_adaptation, load_witness, save_witness
 from cryowgen_jax.restoration.adapt import NUM_ITERATIONS, NUM_ROUNDS
 from cryowgen_jax.restoration.checks import checked_volumes
-from cryowgen_jax.restoration.learned import shipped_witness
+from cryowgen_jax.restoration.learned_model import shipped_witness
 from cryowgen_jax.restoration.preparation import frame_of
 from cryowgen_jax.restoration.restore import Contrast
 from cryowgen_jax.types import InputError

@@ -33,11 +33,11 @@ import numpy as np
 
 from cryowgen_jax import io, platform
 from cryowgen_jax.models import NnxFunction, prior_network
-from cryowgen_jax.models import prior as priors
+from cryowgen_jax.models import prior_net as priors
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
-from cryowgen_jax.restoration import solvent
-from cryowgen_jax.restoration.model import Geometry, VolumeModel
+from cryowgen_jax.restoration import solvent_model
 from cryowgen_jax.restoration.spectra import Shells, shells_of
+from cryowgen_jax.restoration.volume_model import Geometry, VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
@@ -113,7 +113,7 @@ def model_of(
 ) -> LearnedModel:
     """Show the tomogram to the network; a ``neighbour`` lends the spectra."""
     if neighbour is None:
-        first = solvent.first_model(halves, mask)
+        first = solvent_model.first_model(halves, mask)
         noise, signal, rule = first.noise, first.signal, first.noise_rule
         parts, shells = first.halves, first.shells
     else:

@@ -42,7 +42,7 @@ class ShellProbe:
         spectrum = fourier.rfftn(position) - self.reference
         weight = fourier.multiplicity(position.shape)
         linear = jnp.real(spectrum * self.signs) * weight
-        energy = (jnp.real(spectrum) ** 2 + jnp.imag(spectrum) ** 2) * weight
+        energy = fourier.power(spectrum) * weight
 
         def sums(values: Array) -> Array:
             return jax.ops.segment_sum(values.reshape(-1), self.label.reshape(-1), num_segments=self.size)
@@ -50,7 +50,7 @@ class ShellProbe:
         if score is None:
             return jnp.concatenate([sums(linear), sums(energy)])
         force = score if jnp.iscomplexobj(score) else fourier.rfftn(score)
-        virial = (jnp.real(spectrum) * jnp.real(force) + jnp.imag(spectrum) * jnp.imag(force)) * weight
+        virial = fourier.real_product(spectrum, force) * weight
         freedom = jnp.maximum(sums(jnp.broadcast_to(weight, virial.shape)), 1.0)
         return jnp.concatenate([sums(linear), sums(energy), sums(virial) / freedom])
 

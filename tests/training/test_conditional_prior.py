@@ -11,7 +11,7 @@ from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.simulation import crowded_phantom
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Specimens, learn_prior, prior_loss
-from cryowgen_jax.training.conditional import example, shell_means, tilt_mask
+from cryowgen_jax.training.conditional_prior import example, shell_means, tilt_mask
 
 BOX = (16, 20, 18)
 

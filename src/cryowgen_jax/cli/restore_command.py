@@ -29,8 +29,8 @@ from cryowgen_jax.cli.options import (
 from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram
 from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, load_witness, restore
 from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS, WITNESSES, check_options
-from cryowgen_jax.restoration.draws import MOST_CHAINS, default_chains
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP, Contrast
+from cryowgen_jax.restoration.volume_family import MOST_CHAINS, default_chains
 from cryowgen_jax.types import InputError
 
 LEARNED_VOXEL_SIZES = (7.5, 13.0)  # angstrom

@@ -29,8 +29,8 @@ from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.operators.wedge import AXES
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration import spectra
-from cryowgen_jax.restoration.model import Geometry, VolumeModel
 from cryowgen_jax.restoration.spectra import Shells
+from cryowgen_jax.restoration.volume_model import Geometry, VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
@@ -189,12 +189,12 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
     enough = shells.count > spectra.MANY
     enough = enough if enough.any() else shells.count > 0
     data = np.mean(np.stack(parts), axis=0)
-    total = shells.mean(spectra.power(data))
+    total = shells.mean(fourier.power(data))
     error = total / np.sqrt(np.maximum(shells.count, 1))
     if len(parts) == 2:
         rule = "difference of the halves"
         signal = shells.mean(np.real(parts[0] * np.conj(parts[1])))
-        noise = shells.mean(spectra.power(parts[0] - parts[1])) / 4
+        noise = shells.mean(fourier.power(parts[0] - parts[1])) / 4
         noise = np.where(enough, noise, np.median(noise[enough]))
     else:
         rule = "white, from the weakest shells" if _flat_tail(shells, total, enough) else "coloured, as in solvent"
@@ -219,7 +219,7 @@ def first_model(halves: tuple[Array, ...], mask: np.ndarray) -> SolventModel:
 
 
 def _require_signal(whole: list[np.ndarray], parts: tuple[np.ndarray, ...]) -> None:
-    measured, total = (sum(float(np.sum(spectra.power(part.ravel()[1:]))) for part in p) for p in (parts, whole))
+    measured, total = (sum(float(np.sum(fourier.power(part.ravel()[1:]))) for part in p) for p in (parts, whole))
     if measured <= LEAST_MEASURED * total:
         raise InputError(
             "no model fits this tomogram: the measured part of its spectrum holds nothing; check tilt_range "
@@ -265,7 +265,7 @@ def widen(model: SolventModel, mask: np.ndarray, blind: SolventModel, seen: np.n
         return np.convolve(per_shell, np.ones(POOLED), "same")
 
     def energy(spectrum: np.ndarray) -> np.ndarray:
-        return pooled(shells.mean(hidden * spectra.power(spectrum)) * shells.count)
+        return pooled(shells.mean(hidden * fourier.power(spectrum)) * shells.count)
 
     mean = np.asarray(fourier.rfftn(jnp.asarray(blind.mean)))
     noise, count = pooled(blind.noise * shells.count), np.maximum(pooled(shells.count), 1)
@@ -329,8 +329,8 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
 
     noise, signal, gain, cleanness = model.noise, model.signal, SOLVENT_GAIN, 0.0
     if model.noise_rule.startswith("coloured"):
-        total = shells.mean(spectra.power(model.observation))
-        found = shells.mean(spectra.power(masked(model.observation))) / flat
+        total = shells.mean(fourier.power(model.observation))
+        found = shells.mean(fourier.power(masked(model.observation))) / flat
         found[0] = found[1]
         cleanness = _cleanness(found / np.maximum(total, 1e-30), shells)
         found = _positive(np.minimum(shells.plateau(found), 0.98 * total))
@@ -341,7 +341,7 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
         solvent, gain = share * found, 1.0
     else:
         parts = [masked(part) for part in model.halves]
-        total = np.mean([shells.mean(spectra.power(part)) for part in parts], axis=0) / flat
+        total = np.mean([shells.mean(fourier.power(part)) for part in parts], axis=0) / flat
         cross = total - noise if len(parts) == 1 else shells.mean(np.real(parts[0] * np.conj(parts[1]))) / flat
         solvent = np.maximum(cross, 0.5 * total / np.sqrt(np.maximum(shells.count * flat, 1)))
         solvent[0] = solvent[1]
