@@ -18,6 +18,7 @@ import cryowgen_jax as cg
 from cryowgen_jax.restoration import spectra, volume_family
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP
 from cryowgen_jax.restoration.solvent_model import SolventModel
+from cryowgen_jax.restoration.volume_model import NoiseRule
 from cryowgen_jax.spatial import fourier
 
 SHAPE, TILT_RANGE = (8, 12, 12), (-60.0, 60.0)
@@ -48,7 +49,7 @@ def model() -> tuple[SolventModel, np.ndarray]:
     with jax.ensure_compile_time_eval():
         mask = np.asarray(cg.wedge_mask(SHAPE, TILT_RANGE))
         shells = spectra.shells_of(SHAPE, mask)
-    fall = 1 / (1 + (shells.centre / KNEE) ** STEEPNESS)
+    fall = 1 / (1 + (shells.frequency / KNEE) ** STEEPNESS)
     axes = np.meshgrid(*((np.arange(n) - n / 2) / (0.3 * n) for n in SHAPE), indexing="ij")
     envelope = 0.98 / (1 + np.exp(-8 * (sum(a**2 for a in axes) - 1)))
     ones = np.ones_like(fall)
@@ -57,7 +58,7 @@ def model() -> tuple[SolventModel, np.ndarray]:
     known = SolventModel(
         shells=shells,
         halves=(empty,),
-        noise_rule="given",
+        noise_rule=NoiseRule.WHITE,
         noise=ones,
         signal=particle,
         solvent=solvent,

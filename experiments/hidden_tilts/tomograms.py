@@ -48,7 +48,7 @@ def main() -> None:
             started = time.monotonic()
             witness = name
             if name == "adapted":
-                witness = adapt_witness([seen], seen_range, num_iterations=arguments.iterations).witness
+                witness = adapt_witness([seen], seen_range, num_iterations=arguments.iterations).weights
             family = cg.restore(seen, seen_range, witness=witness, num_samples=arguments.samples)
             seconds = f"{time.monotonic() - started:.0f}"
             for row in agreement.rows(reference, seen, family, hidden):

@@ -21,7 +21,7 @@ import cryowgen_jax.cli.restore_command as restore_command
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.cli import console
 from cryowgen_jax.restoration import save_witness
-from cryowgen_jax.restoration.learned_model import shipped_witness
+from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.types import InputError
 from tests.cli.command import RANGE, SHORT, cryowgen, refused
 from tests.cli.conftest import ORIGIN, SHAPE, STARTS, VOXEL, hard_wedge
@@ -259,7 +259,7 @@ class TestOptions:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(restore_command, "restore", note)
-        shipped = shipped_witness()
+        shipped = shipped_weights()
         save_witness(tmp_path / "weights", shipped.network, shipped.settings)
         for name in ("learned", tmp_path / "weights"):
             outcome = cryowgen("restore", files.half1, *RANGE, "--witness", name, "-o", tmp_path / f"out{len(called)}")

@@ -8,7 +8,7 @@ import cryowgen_jax.cli.train_command as train_command
 from cryowgen_jax.io import read_tomogram
 from cryowgen_jax.models import prior_network
 from cryowgen_jax.restoration import Adaptation, adapt, adapt_witness, load_witness, save_witness
-from cryowgen_jax.restoration.volume_family import ChainPlan
+from cryowgen_jax.restoration.volume_family import Plan
 from tests.cli.command import RANGE, cryowgen, refused
 from tests.io.raw import mrc_bytes, ramp
 
@@ -36,7 +36,7 @@ def leaves(network):
 
 @pytest.mark.slow
 def test_interrupted_and_resumed_is_what_the_library_learns(files, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapt, "PLAN", ChainPlan(num_samples=2, num_chains=2, num_steps=4, warmup=2))
+    monkeypatch.setattr(adapt, "PLAN", Plan(num_samples=2, num_chains=2, num_steps=4, warmup=2))
     output = tmp_path / "mine.safetensors"
     options = (*RANGE, "--half2", files.half2, "--start", weights, "--iterations", "20", "--seed", "4")
     arguments = ("train", files.half1, *options, "--output", output)
@@ -71,7 +71,7 @@ def test_interrupted_and_resumed_is_what_the_library_learns(files, weights, tmp_
     whole = adapt_witness(
         halves[:1], (-60.0, 60.0), halves2=halves[1:], start=start, num_iterations=20, key=jax.random.key(4)
     )
-    for a, b in zip(leaves(found.network), leaves(whole.witness.network), strict=True):
+    for a, b in zip(leaves(found.network), leaves(whole.weights.network), strict=True):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(leaves(found.network), leaves(start.network), strict=True))
     assert found.settings["channels"] == 2

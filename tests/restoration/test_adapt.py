@@ -9,14 +9,14 @@ import pytest
 
 from cryowgen_jax.models import prior_network
 from cryowgen_jax.restoration import adapt, adapt_witness, estimate_adaptation
-from cryowgen_jax.restoration.learned_model import LearnedWitness
-from cryowgen_jax.restoration.volume_family import ChainPlan
+from cryowgen_jax.restoration.learned_model import PriorWeights
+from cryowgen_jax.restoration.volume_family import Plan
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.training import Descent, Sighting, Specimens, prior_loss
 from cryowgen_jax.types import InputError
 
 SHAPE, TILTS = (24, 32, 28), (-60.0, 50.0)
-QUICK = ChainPlan(num_samples=2, num_chains=2, num_steps=4, warmup=2)
+QUICK = Plan(num_samples=2, num_chains=2, num_steps=4, warmup=2)
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def tomogram(seed=3):
 
 @functools.cache
 def untrained(channels=2, levels=1):
-    return LearnedWitness(prior_network(channels=channels, levels=levels), {"channels": channels, "levels": levels})
+    return PriorWeights(prior_network(channels=channels, levels=levels), {"channels": channels, "levels": levels})
 
 
 def adapted(**options):
@@ -40,8 +40,8 @@ def same(a, b):
 
 
 def test_without_iterations_nothing_changes():
-    assert same(adapted(num_iterations=0).witness, untrained())
-    assert same(adapted(num_rounds=0).witness, untrained())
+    assert same(adapted(num_iterations=0).weights, untrained())
+    assert same(adapted(num_rounds=0).weights, untrained())
 
 
 def test_what_it_learns_from_agrees_with_the_tomogram(monkeypatch):
@@ -114,7 +114,7 @@ def test_adapting_lowers_the_loss_of_volumes_it_has_not_seen(monkeypatch):
     monkeypatch.setattr(adapt, "PLAN", QUICK)
     monkeypatch.setattr(adapt, "RATE", 2e-3)  # of a network that knows nothing
     before = held_out_loss(untrained(4, 1).network)
-    after = held_out_loss(adapted(start=untrained(4, 1), num_iterations=20).witness.network)
-    wrong = held_out_loss(adapted(start=untrained(4, 1), num_iterations=20, contrast="dark").witness.network)
+    after = held_out_loss(adapted(start=untrained(4, 1), num_iterations=20).weights.network)
+    wrong = held_out_loss(adapted(start=untrained(4, 1), num_iterations=20, contrast="dark").weights.network)
     assert after < before - 0.02
     assert wrong > after + 0.01, "negative control: with the sign turned it learns that particles are holes"

@@ -12,8 +12,8 @@ from cryowgen_jax.models import prior_network
 from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.potentials import split
 from cryowgen_jax.restoration import learned_model, load_witness, restore, save_witness
-from cryowgen_jax.restoration.learned_model import LearnedWitness, model_of
-from cryowgen_jax.restoration.volume_model import Geometry
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.learned_model import PriorWeights, model_of
 from cryowgen_jax.simulation import score_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
@@ -28,7 +28,7 @@ def untrained():
     leaves, structure = jax.tree.flatten(network)
     keys = jax.random.split(jax.random.key(3), len(leaves))
     noisy = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
-    return LearnedWitness(jax.tree.unflatten(structure, noisy), {"channels": 2, "levels": 1})
+    return PriorWeights(jax.tree.unflatten(structure, noisy), {"channels": 2, "levels": 1})
 
 
 @functools.cache
@@ -124,4 +124,4 @@ def test_shipped_network_fills_the_wedge_of_phantoms():
     assert score.in_wedge_correlation > 0.4
     assert 0.4 < score.spread_over_error < 2.0
     assert result.report.envelope.max() <= 1
-    assert learned_model.shipped_witness().settings["channels"] == 20
+    assert learned_model.shipped_weights().settings["channels"] == 20

@@ -32,7 +32,7 @@ def test_shell_means_are_those_over_the_full_spectrum(rng, shape):
         inside = (frequency >= number * width - 1e-9) & (frequency < (number + 1) * width - 1e-9)
         assert shells.count[number] == inside.sum()
         assert means[number] == pytest.approx(full[inside].mean(), rel=1e-5)
-        assert shells.centre[number] == pytest.approx((number + 0.5) * width)
+        assert shells.frequency[number] == pytest.approx((number + 0.5) * width)
     assert shells.count.sum() == np.prod(shape)
 
 
@@ -48,7 +48,7 @@ def test_only_the_measured_region_counts(rng):
 
 def test_spread_is_constant_on_shells_and_undone_by_the_mean():
     shells = spectra.shells_of(SHAPE, np.ones((20, 26, 17)))
-    profile = np.arange(shells.centre.size, dtype=float) + 1
+    profile = np.arange(shells.frequency.size, dtype=float) + 1
     spread = shells.spread(profile)
     assert spread.dtype == np.float32
     filled = shells.count > 0
@@ -57,13 +57,13 @@ def test_spread_is_constant_on_shells_and_undone_by_the_mean():
 
 def test_plateau_lowers_low_frequencies_alone():
     shells = spectra.shells_of((64, 64, 64), np.ones((64, 64, 33)))
-    profile = 1 / shells.centre**2
+    profile = 1 / shells.frequency**2
     flat = shells.plateau(profile)
-    beyond = shells.centre > spectra.LARGEST_SOLVENT_FREQUENCY + 2 * (shells.centre[1] - shells.centre[0])
+    beyond = shells.frequency > spectra.LARGEST_SOLVENT_FREQUENCY + 2 * (shells.frequency[1] - shells.frequency[0])
     np.testing.assert_array_equal(flat[beyond], profile[beyond])
     assert np.all(flat <= profile)
     assert np.ptp(flat[:4]) == 0
-    rising = shells.centre**2
+    rising = shells.frequency**2
     assert np.all(shells.plateau(rising) <= rising)
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge
 from cryowgen_jax.types import InputError
 
 AXIS = {"z": 0, "y": 1, "x": 2}
@@ -81,7 +82,7 @@ def test_real_tomograms_and_their_permutations(shared_data, name):
     assert -68 < report.tilt_range[0] < -62
     assert 55 < report.tilt_range[1] < 60
     assert report.contrast_ratio < 0.01
-    assert wedge_contradiction(report, (-60.0, 60.0)) is None
+    assert Geometry((-60.0, 60.0)).contradiction(report) is None
     for order in itertools.permutations(range(3)):
         permuted = inspect_wedge(np.transpose(volume, order))
         names = ["zyx"[order.index(AXIS[axis])] for axis in ("z", "y")]
@@ -123,14 +124,14 @@ def test_unusable_volumes(volume, message):
 
 def test_contradictions():
     report = WedgeReport("z", "y", (-41.0, 61.0), 0.001)
-    assert wedge_contradiction(report, (-40.0, 60.0)) is None
-    assert wedge_contradiction(report, (-45.0, 54.0)) is None
-    assert "-41 to 61 degrees" in wedge_contradiction(report, (-60.0, 60.0))
-    assert "sign of the tilt angles looks reversed" in wedge_contradiction(report, (-60.0, 40.0))
-    other = wedge_contradiction(report, (-40.0, 60.0), tilt_axis="x")
+    assert Geometry((-40.0, 60.0)).contradiction(report) is None
+    assert Geometry((-45.0, 54.0)).contradiction(report) is None
+    assert "-41 to 61 degrees" in Geometry((-60.0, 60.0)).contradiction(report)
+    assert "sign of the tilt angles looks reversed" in Geometry((-60.0, 40.0)).contradiction(report)
+    other = Geometry((-40.0, 60.0), tilt_axis="x").contradiction(report)
     assert "tilt axis y and beam axis z" in other
     assert "check the axes" in other
-    nothing = wedge_contradiction(WedgeReport(None, None, None, 0.85), (-60.0, 60.0))
+    nothing = Geometry((-60.0, 60.0)).contradiction(WedgeReport(None, None, None, 0.85))
     assert "no missing wedge is visible (contrast ratio 0.85)" in nothing
     for line in (other, nothing):
         assert "\n" not in line

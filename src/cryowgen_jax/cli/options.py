@@ -9,13 +9,10 @@ from typing import Any, TypeVar
 
 import click
 
-from cryowgen_jax.operators import wedge_mask
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=pathlib.Path)
 AXIS = click.Choice(["x", "y", "z"])
-_ANY_SHAPE = (2, 2, 2)
 
 
 class _Number(click.ParamType):
@@ -61,8 +58,3 @@ RESUME = click.option("--resume", is_flag=True, help="Go on with an interrupted 
 def seed_option(help: str) -> Callable[[Command], Command]:
     """``--seed N``, 0 by default."""
     return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=help)
-
-
-def check_geometry(tilt_range: tuple[float, float], tilt_axis: str = "y", beam_axis: str = "z") -> None:
-    """Raise ``InputError`` where no wedge mask can be made of these, whatever the shape of the tomogram."""
-    wedge_mask(_ANY_SHAPE, tilt_range, tilt_axis=tilt_axis, beam_axis=beam_axis)

@@ -13,7 +13,7 @@ import numpy as np
 from rich.markup import escape
 
 from cryowgen_jax.cli import console as screen
-from cryowgen_jax.cli import results, resuming
+from cryowgen_jax.cli import results
 from cryowgen_jax.cli.options import (
     ANGSTROM,
     BEAM_AXIS,
@@ -23,12 +23,12 @@ from cryowgen_jax.cli.options import (
     PERMISSIVE,
     RESUME,
     TILT_AXIS,
-    check_geometry,
     seed_option,
 )
-from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram
+from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram, run_folder
 from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, load_witness, restore
-from cryowgen_jax.restoration.checks import ANGLE_TOLERANCE, METHODS, WITNESSES, check_options
+from cryowgen_jax.restoration.checks import METHODS, WITNESSES, check_options
+from cryowgen_jax.restoration.geometry import ANGLE_TOLERANCE, Geometry
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP, Contrast
 from cryowgen_jax.restoration.volume_family import MOST_CHAINS, default_chains
 from cryowgen_jax.types import InputError
@@ -148,17 +148,17 @@ def command(
     """
     terminal = screen.terminal()
     angles, span = _tilts(tilt_range, tilt_angles)
-    check_geometry(span, tilt_axis, beam_axis)
+    Geometry(span, tilt_axis, beam_axis, angles)
     check_options(method, "default", contrast, samples, steps, warmup, tile)
     files = {"tomogram": tomogram, "half2": half2, "center": center}
     weights = None if witness in WITNESSES else pathlib.Path(witness)
-    prior: Any = witness if weights is None else load_witness(weights)
+    chosen: Any = witness if weights is None else load_witness(weights)
     volumes = _volumes(files, permissive, voxel_size)
     whole = volumes["tomogram"]
     for note in (*notes(volumes.values(), "the tomogram", "the tomogram's are used"), *_scale(whole, witness)):
         terminal.print(f"note: {note}", markup=False)
     settings: dict[str, Any] = {
-        **resuming.described(files | {"witness": weights}),
+        **run_folder.described(files | {"witness": weights}),
         "model": witness if weights is None else None,
         "tilt_range": span,
         "tilt_angles": None if angles is None else angles.tolist(),
@@ -173,7 +173,7 @@ def command(
         "tile": tile,
         "voxel_size_angstrom": list(whole.voxel_size_angstrom),
     }
-    if resume and resuming.is_complete(output, settings):
+    if resume and run_folder.is_complete(output, settings):
         terminal.print(f"'{output}' is complete already, nothing to do", markup=False)
         return
     cost = estimate_cost(whole.data.shape, samples, steps, warmup, tile, learned=witness != "default")
@@ -181,7 +181,7 @@ def command(
     if not resume:
         results.require_space(output, whole, samples, default_chains(samples, steps))
     prepare_output_folder(output, resume=resume)
-    with resuming.under_way(output, settings, new=new) as checkpoint:
+    with run_folder.under_way(output, settings, new=new) as checkpoint:
         terminal.print(_plan(whole, cost, samples, steps, warmup, method), markup=False)
         with screen.warnings_shown(terminal) as shown, screen.ProgressDisplay(terminal, tomogram.name) as progress:
             restoration = restore(
@@ -189,7 +189,7 @@ def command(
                 span,
                 half2=volumes["half2"].data if "half2" in volumes else None,
                 center=volumes["center"].data if "center" in volumes else None,
-                witness=prior,
+                witness=chosen,
                 method=method,
                 num_samples=samples,
                 key=jax.random.key(seed),

@@ -50,7 +50,7 @@ def write_volumes(folder: pathlib.Path, restoration: Restoration, like: Tomogram
     """mean.mrc, std.mrc, wedge.mrc and samples/sample_000.mrc ..., all in the frame of the tomogram."""
     for number, member in enumerate(restoration.samples):
         write_volume(folder / "samples" / f"sample_{number:03d}.mrc", member, like)
-    write_volume(folder / "wedge.mrc", fourier.centred_full_spectrum(restoration.wedge, like.data.shape), like)
+    write_volume(folder / "wedge.mrc", fourier.centered_full_spectrum(restoration.wedge, like.data.shape), like)
     write_volume(folder / "std.mrc", restoration.std, like)
     write_volume(folder / "mean.mrc", restoration.mean, like)
 

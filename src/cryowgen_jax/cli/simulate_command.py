@@ -6,8 +6,9 @@ import pathlib
 
 import click
 
-from cryowgen_jax.cli.options import ANGSTROM, DEGREES, PATH, RATIO, check_geometry, seed_option
+from cryowgen_jax.cli.options import ANGSTROM, DEGREES, PATH, RATIO, seed_option
 from cryowgen_jax.io import new_volume, prepare_output_file
+from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.simulation import SimulatedTomogram, simulate_tomogram
 from cryowgen_jax.simulation.tomogram import SMALLEST_AXIS
 
@@ -57,7 +58,7 @@ def command(
 
     Example: cryowgen simulate --output tomo.mrc --tilt-range -50 50
     """
-    check_geometry(tilt_range)
+    wedge_mask(shape, tilt_range)  # a range that cannot be used is refused before anything is written
     prepare_output_file(output)
     simulated = simulate_tomogram(shape, tilt_range, snr, seed, voxel_size)
     for path in write_simulation(simulated, output):

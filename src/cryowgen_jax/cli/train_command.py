@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from cryowgen_jax.cli import console as screen
-from cryowgen_jax.cli import resuming
 from cryowgen_jax.cli.options import (
     ANGSTROM,
     BEAM_AXIS,
@@ -21,15 +20,22 @@ from cryowgen_jax.cli.options import (
     PERMISSIVE,
     RESUME,
     TILT_AXIS,
-    check_geometry,
     seed_option,
 )
 from cryowgen_jax.cli.restore_command import LEARNED_VOXEL_SIZES, notes
-from cryowgen_jax.io import Tomogram, load_weights, prepare_output_file, prepare_output_folder, read_tomogram
+from cryowgen_jax.io import (
+    Tomogram,
+    load_weights,
+    prepare_output_file,
+    prepare_output_folder,
+    read_tomogram,
+    run_folder,
+)
 from cryowgen_jax.restoration import adapt_witness, estimate_adaptation, load_witness, save_witness
 from cryowgen_jax.restoration.adapt import NUM_ITERATIONS, NUM_ROUNDS
 from cryowgen_jax.restoration.checks import checked_volumes
-from cryowgen_jax.restoration.learned_model import shipped_witness
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.restoration.preparation import frame_of
 from cryowgen_jax.restoration.restore import Contrast
 from cryowgen_jax.types import InputError
@@ -106,12 +112,12 @@ def command(
     Example: cryowgen train tomo.mrc --tilt-range -60 60 --output mine.safetensors
     """
     terminal = screen.terminal()
-    check_geometry(tilt_range, tilt_axis, beam_axis)
+    Geometry(tilt_range, tilt_axis, beam_axis)
     if half2 and len(half2) != len(tomograms):
         raise InputError(f"{len(tomograms)} tomograms and {len(half2)} second halves: give one --half2 for each")
     if output.suffix != SUFFIX:
         raise InputError(f"'{output}' does not end in {SUFFIX}: name it '{output.name}{SUFFIX}'")
-    witness = shipped_witness() if start is None else load_witness(start)
+    weights = shipped_weights() if start is None else load_witness(start)
     first, second = ([_read(path, permissive, voxel_size) for path in paths] for paths in (tomograms, half2))
     _check(first, second)
     for note in _notes([*first, *second]):
@@ -119,7 +125,7 @@ def command(
     settings: dict[str, Any] = {
         **_described("tomogram", tomograms),
         **_described("half2", half2),
-        **resuming.described({"start": start}),
+        **run_folder.described({"start": start}),
         "tilt_range": tilt_range,
         "tilt_axis": tilt_axis,
         "beam_axis": beam_axis,
@@ -135,19 +141,19 @@ def command(
         return
     prepare_output_file(output)
     if resume:
-        resuming.is_complete(unfinished, settings)
+        run_folder.is_complete(unfinished, settings)
     shapes = [volume.data.shape for volume in first]
-    cost = estimate_adaptation(shapes, witness, num_rounds=rounds, num_iterations=iterations)
+    cost = estimate_adaptation(shapes, weights, num_rounds=rounds, num_iterations=iterations)
     new = not unfinished.exists()
     prepare_output_folder(unfinished, resume=resume)
-    with resuming.under_way(unfinished, settings, new=new) as checkpoint:
+    with run_folder.under_way(unfinished, settings, new=new, temporary=True) as checkpoint:
         terminal.print(_plan(shapes, rounds, iterations, cost.seconds, cost.num_bytes), markup=False)
         with screen.warnings_shown(terminal), screen.ProgressDisplay(terminal, output.name) as progress:
             adapted = adapt_witness(
                 [volume.data for volume in first],
                 tilt_range,
                 halves2=[volume.data for volume in second] or None,
-                start=witness,
+                start=weights,
                 num_rounds=rounds,
                 num_iterations=iterations,
                 key=jax.random.key(seed),
@@ -157,8 +163,7 @@ def command(
                 checkpoint=checkpoint,
                 progress=progress,
             )
-        save_witness(output, adapted.witness.network, witness.settings | {ADAPTED: settings})
-    unfinished.rmdir()
+        save_witness(output, adapted.weights.network, weights.settings | {ADAPTED: settings})
     terminal.print(_ending(adapted.log["loss"], tomograms, tilt_range, output), markup=False)
 
 
@@ -177,13 +182,13 @@ def _check(first: Sequence[Tomogram], second: Sequence[Tomogram]) -> None:
 
 
 def _described(name: str, paths: Sequence[pathlib.Path]) -> dict[str, Any]:
-    """Paths and digests of any number of files under one name, as ``resuming.described`` has them for one."""
-    each = [resuming.described({name: path}) for path in paths]
-    merged = {key: [one[key] for one in each] for key in resuming.described({name: None})}
+    """Paths and digests of any number of files under one name, as ``run_folder.described`` has them for one."""
+    each = [run_folder.described({name: path}) for path in paths]
+    merged = {key: [one[key] for one in each] for key in run_folder.described({name: None})}
     return {key: values or None for key, values in merged.items()}
 
 
-def _is_written(output: pathlib.Path, settings: resuming.Settings, *, resume: bool) -> bool:
+def _is_written(output: pathlib.Path, settings: run_folder.Settings, *, resume: bool) -> bool:
     """Whether the run has been completed; a file of another run, or one not to be resumed, is left alone."""
     if not output.exists() or output.is_dir():
         return False
@@ -191,7 +196,7 @@ def _is_written(output: pathlib.Path, settings: resuming.Settings, *, resume: bo
         raise InputError(f"'{output}' exists already: name another file, or delete it")
     _, there = load_weights(output)
     before = there.get(ADAPTED)
-    resuming.require_same(output, before if isinstance(before, dict) else {}, settings)
+    run_folder.require_same(output, before if isinstance(before, dict) else {}, settings)
     return True
 
 

@@ -4,7 +4,7 @@ from cryowgen_jax.restoration.adapt import Adaptation, AdaptationProgress, adapt
 from cryowgen_jax.restoration.cost import Cost, estimate_cost
 from cryowgen_jax.restoration.learned_model import load_witness, save_witness
 from cryowgen_jax.restoration.restore import Restoration, RestorationReport, restore
-from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge
 
 __all__ = [
     "Adaptation",
@@ -20,5 +20,4 @@ __all__ = [
     "load_witness",
     "restore",
     "save_witness",
-    "wedge_contradiction",
 ]

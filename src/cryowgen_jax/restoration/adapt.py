@@ -5,19 +5,20 @@ Monte Carlo expectation-maximisation (Wei and Tanner, JASA 1990) of the conditio
 .. math:: \phi \leftarrow \arg\max_\phi \; E_{v \sim \rho(\cdot \mid y_1), \rho(\cdot \mid y_2), \ldots} \;
           E_{y' \mid v} \; \log \rho_\phi(v \mid y').
 
-Each round draws volumes v that agree with the tomograms (E), turns them by the rotations of the cube, sees them again
-through such wedges and with such noise as the tomograms have (y'), and follows the likelihood of v on from where the
-network is (M, ``training.learn_prior``). Turned, what was measured lies in the new wedge and teaches what belongs there
-(Liu et al., Nature Communications 2022). v are draws and not their mean: that is smooth where it is unsure, and a
-network that learned from it would take such places for certain.
+The E step draws volumes v from the posteriors of the tomograms. The M step (``training.learn_prior``) turns them by
+rotations of the cube, puts them through a wedge and noise like those of the tomograms (y'), and trains the network to
+find v from y', starting from its present weights. In a turned volume, what was measured lies in the new wedge, where it
+teaches the network what belongs there (Liu et al., Nature Communications 2022). Draws are used and not their mean: the
+mean is smooth where it is unsure, and a network trained on it would be sure of smooth places.
 
-The first draws come from the default model: it is closer to the truth than a network that has never seen such
-specimens, and its errors are not those of the network, which from itself could learn only what it knows. The draws of
-later rounds come from the adapted network.
+The first draws come from the default model. It is closer to the truth than a network that has never seen such
+specimens, and makes other errors than the network, which could learn nothing new from itself. In later rounds the draws
+come from the adapted network.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import warnings
@@ -29,22 +30,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax import io
-from cryowgen_jax.chains import Progress
 from cryowgen_jax.chains.parallel import largest_divisor
 from cryowgen_jax.restoration import checks
 from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost
-from cryowgen_jax.restoration.learned_model import LearnedWitness, shipped_witness
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
 from cryowgen_jax.restoration.preparation import frame_of
-from cryowgen_jax.restoration.restore import Contrast, frame_for, in_one_box, mask_for
-from cryowgen_jax.restoration.volume_family import ChainPlan, Witness
-from cryowgen_jax.restoration.volume_model import Geometry
-from cryowgen_jax.restoration.wedge_inspection import inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.restore import Contrast, frame_for
+from cryowgen_jax.restoration.volume_family import Plan, PreparedVolume, ProgressFn, WitnessChoice, family_of
+from cryowgen_jax.restoration.wedge_inspection import inspect_wedge
 from cryowgen_jax.training import Sighting, Specimens, TrainingProgress, learn_prior, warmed_adam
 from cryowgen_jax.training.specimens import HIGHEST_FREQUENCY
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
 NUM_ROUNDS, NUM_ITERATIONS = 1, 200
-PLAN = ChainPlan(num_samples=8, num_chains=4, num_steps=20, warmup=30)  # of the draws of one tomogram
+PLAN = Plan(num_samples=8, num_chains=4, num_steps=20, warmup=30)  # of the draws of one tomogram
 LARGEST_PART = 128  # voxels: of a larger tomogram the middle is drawn
 LARGEST_CUBE, LARGEST_BOX = 64, 48  # voxels, of what is turned and of an example
 MULTIPLE = 8  # voxels, of cubes and boxes: networks halve their grid
@@ -70,9 +70,9 @@ class AdaptationProgress(NamedTuple):
 
 
 class Adaptation(NamedTuple):
-    """The adapted witness, and ``log``: by name one value per iteration, all rounds (see ``training.prior_loss``)."""
+    """The adapted weights, and ``log``: by name one value per iteration, all rounds (see ``training.prior_loss``)."""
 
-    witness: LearnedWitness
+    weights: PriorWeights
     log: dict[str, np.ndarray]
 
 
@@ -81,7 +81,7 @@ def adapt_witness(
     tilt_range: tuple[float, float],
     *,
     halves2: Sequence[np.ndarray | Array] | None = None,
-    start: LearnedWitness | None = None,
+    start: PriorWeights | None = None,
     num_rounds: int = NUM_ROUNDS,
     num_iterations: int = NUM_ITERATIONS,
     key: PRNGKey | None = None,
@@ -91,7 +91,7 @@ def adapt_witness(
     checkpoint: str | pathlib.Path | None = None,
     progress: Callable[[AdaptationProgress], None] | None = None,
 ) -> Adaptation:
-    """Adapt a learned witness to tomograms, for ``restore(..., witness=...)`` and ``save_witness``.
+    """Adapt the learned model to tomograms, for ``restore(..., witness=...)`` and ``save_witness``.
 
     Parameters
     ----------
@@ -102,9 +102,9 @@ def adapt_witness(
     halves2
         Second half tomograms, ``tomograms`` being the first ones.
     start
-        Where to start from; by default the witness that comes with the package.
+        Where to start from; by default the weights that come with the package.
     num_rounds, num_iterations
-        Rounds, and optimiser steps of each; without either the witness comes back as it was.
+        Rounds, and optimiser steps of each; without either the weights come back as they were.
     key
         ``jax.random.key``; ``jax.random.key(0)`` by default.
     tilt_axis, beam_axis, contrast
@@ -126,20 +126,22 @@ def adapt_witness(
     """
     if num_rounds < 0 or num_iterations < 0:
         raise InputError(f"num_rounds={num_rounds}, num_iterations={num_iterations}: give 0 or more")
-    geometry = Geometry((float(tilt_range[0]), float(tilt_range[1])), tilt_axis, beam_axis)
+    geometry = Geometry(tilt_range, tilt_axis, beam_axis)
     parts = _parts(tomograms, halves2, geometry, contrast)
     edge = _cube_edge([part.halves[0].shape for part in parts])
-    witness = shipped_witness() if start is None else start
+    weights = shipped_weights() if start is None else start
     key = jax.random.key(0) if key is None else key
     logs: list[dict[str, np.ndarray]] = []
     for number in range(num_rounds if num_iterations else 0):
         of = f"round {number + 1} of {num_rounds}, " if num_rounds > 1 else ""
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"round_{number}"
         draw_key, learn_key = jax.random.split(jax.random.fold_in(key, number))
-        specimens = _drawn(draw_key, parts, geometry, witness if number else "default", edge, folder, of, progress)
+        chosen: WitnessChoice = weights if number else "default"
+        seen_by = [dataclasses.replace(part, witness=chosen) for part in parts]
+        specimens = _drawn(draw_key, seen_by, edge, folder, of, progress)
         learned = learn_prior(
             learn_key,
-            witness.network,
+            weights.network,
             specimens,
             optimizer=warmed_adam(RATE, num_iterations),
             num_iterations=num_iterations,
@@ -150,14 +152,14 @@ def adapt_witness(
         )
         if learned.status != "ok":
             raise InputError(f"learning {learned.status}: check the tilt range, or give other tomograms")
-        witness = LearnedWitness(learned.average, witness.settings)
+        weights = PriorWeights(learned.average, weights.settings)
         logs.append(learned.log)
-    return Adaptation(witness, {name: np.concatenate([log[name] for log in logs]) for name in (logs or [{}])[0]})
+    return Adaptation(weights, {name: np.concatenate([log[name] for log in logs]) for name in (logs or [{}])[0]})
 
 
 def estimate_adaptation(
     shapes: Sequence[tuple[int, ...]],
-    start: LearnedWitness,
+    start: PriorWeights,
     *,
     num_rounds: int = NUM_ROUNDS,
     num_iterations: int = NUM_ITERATIONS,
@@ -184,19 +186,12 @@ def _cube_edge(shapes: Sequence[tuple[int, ...]]) -> int:
     return edge - edge % MULTIPLE
 
 
-class _Part(NamedTuple):
-    """What of a tomogram is drawn, standardised halves, and its mask."""
-
-    halves: tuple[Array, ...]
-    mask: np.ndarray
-
-
 def _parts(
     tomograms: Sequence[np.ndarray | Array],
     halves2: Sequence[np.ndarray | Array] | None,
     geometry: Geometry,
     contrast: Contrast,
-) -> list[_Part]:
+) -> list[PreparedVolume]:
     """Check and prepare all tomograms; an error says which one it is about."""
     if not len(tomograms):
         raise InputError("no tomogram: give one or more")
@@ -214,7 +209,7 @@ def _parts(
 
 def _part(
     tomogram: np.ndarray | Array, half2: np.ndarray | Array | None, geometry: Geometry, contrast: Contrast
-) -> _Part:
+) -> PreparedVolume:
     """The middle of a tomogram without its constant borders, ready for chains."""
     volumes = checks.checked_volumes(tomogram, half2, None)
     region = frame_of(np.mean(np.stack(volumes), axis=0), periodic=True).region
@@ -224,22 +219,16 @@ def _part(
     )
     volumes = [volume[middle] for volume in volumes]
     average = np.mean(np.stack(volumes), axis=0)
-    mask = mask_for(average.shape, geometry.tilt_range, None, geometry.tilt_axis, geometry.beam_axis)
-    contradiction = wedge_contradiction(
-        inspect_wedge(average), geometry.tilt_range, geometry.tilt_axis, geometry.beam_axis
-    )
+    contradiction = geometry.contradiction(inspect_wedge(average))
     if contradiction:
         warnings.warn(contradiction, UserWarning, stacklevel=4)
-    frame = frame_for(average, mask, contrast, in_tiles=False)
-    mask = mask_for(average[frame.region].shape, geometry.tilt_range, None, geometry.tilt_axis, geometry.beam_axis)
-    return _Part(tuple(frame.prepare(volume) for volume in volumes), mask)
+    frame = frame_for(average, geometry.mask(average.shape), contrast, in_tiles=False)
+    return PreparedVolume(tuple(frame.prepare(volume) for volume in volumes), geometry)
 
 
 def _drawn(
     key: PRNGKey,
-    parts: Sequence[_Part],
-    geometry: Geometry,
-    witness: Witness,
+    parts: Sequence[PreparedVolume],
     edge: int,
     folder: pathlib.Path | None,
     of: str,
@@ -256,45 +245,28 @@ def _drawn(
             drawn.append(found[1])
             continue
         this = f"{of}tomogram {i + 1} of {len(parts)}, " if len(parts) > 1 else of
-        drawn.append(_cubes_of(jax.random.fold_in(key, i), part, geometry, witness, edge, _from_chains(this, progress)))
+        drawn.append(_cubes_of(jax.random.fold_in(key, i), part, edge, _from_chains(this, progress)))
         if kept is not None:
             io.save_checkpoint(kept, 1, drawn[-1])
     cubes, noise = (jnp.asarray(np.concatenate(arrays)) for arrays in zip(*drawn, strict=True))
     box = (min(edge, LARGEST_BOX),) * 3
-    return Specimens(cubes, box, Sighting(noise, jnp.asarray(geometry.tilt_range, jnp.float32)))
+    return Specimens(cubes, box, Sighting(noise, jnp.asarray(parts[0].geometry.tilt_range, jnp.float32)))
 
 
 def _cubes_of(
-    key: PRNGKey,
-    part: _Part,
-    geometry: Geometry,
-    witness: Witness,
-    edge: int,
-    report: Callable[[Progress], None] | None,
+    key: PRNGKey, part: PreparedVolume, edge: int, progress: ProgressFn | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cubes at random places of draws of one tomogram, (M, n, n, n), beam first, tilt axis second; and their noise."""
-    outcome = in_one_box(
-        key,
-        part.halves,
-        lambda _: part.mask,
-        geometry,
-        witness,
-        None,
-        PLAN,
-        "cryowgen_langevin",
-        0,
-        checkpoint=None,
-        report=report,
-    )
+    family = family_of(key, part, PLAN, progress=progress)
     generator = np.random.default_rng(np.asarray(jax.random.bits(jax.random.fold_in(key, 3), (4,))))
     cubes = []
-    for member in np.asarray(outcome.draws.samples).transpose(0, *(1 + axis for axis in geometry.order)):
+    for member in np.asarray(family.samples).transpose(0, *(1 + axis for axis in part.geometry.order)):
         for _ in range(_cubes_per_draw(member.shape, edge)):
             corner = [int(generator.integers(0, n - edge + 1)) for n in member.shape]
             cubes.append(member[tuple(slice(start, start + edge) for start in corner)])
-    model = outcome.model
+    model = family.model
     frequencies = np.linspace(0.0, HIGHEST_FREQUENCY, NUM_FREQUENCIES)
-    noise = np.interp(frequencies, model.shells.centre, model.noise).astype(np.float32)
+    noise = np.interp(frequencies, model.shells.frequency, model.noise).astype(np.float32)
     return np.stack(cubes).astype(np.float16), np.tile(noise, (len(cubes), 1))
 
 
@@ -302,7 +274,7 @@ def _cubes_per_draw(shape: tuple[int, ...], edge: int) -> int:
     return int(np.clip(2 * math.prod(shape) // edge**3, FEWEST_CUBES, MOST_CUBES))
 
 
-def _from_chains(of: str, progress: Callable[[AdaptationProgress], None] | None) -> Callable[[Progress], None] | None:
+def _from_chains(of: str, progress: Callable[[AdaptationProgress], None] | None) -> ProgressFn | None:
     """A callback for chains that passes on what it hears."""
     if progress is None:
         return None

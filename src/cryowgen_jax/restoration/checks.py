@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from cryowgen_jax.restoration.learned_model import LearnedWitness
+from cryowgen_jax.restoration.learned_model import PriorWeights
 from cryowgen_jax.types import InputError
 
 METHODS = ("cryowgen_langevin", "cryowgen_mc", "cryogen_ot", "cryogen_map")
 POINT_METHODS = ("cryogen_ot", "cryogen_map")  # one answer, no family
 WITNESSES = ("default", "learned")
 CONTRASTS = ("auto", "bright", "dark")
-ANGLE_TOLERANCE = 1.0  # degrees between the outermost tilts and the range that was stated
 
 
 def check_options(
@@ -31,7 +28,7 @@ def check_options(
         raise InputError(f"method {method!r} is not known: give one of {', '.join(METHODS)}")
     if contrast not in CONTRASTS:
         raise InputError(f"contrast {contrast!r} is not known: give one of {', '.join(CONTRASTS)}")
-    if not (callable(witness) or isinstance(witness, LearnedWitness) or witness in WITNESSES):
+    if not (callable(witness) or isinstance(witness, PriorWeights) or witness in WITNESSES):
         given = repr(witness) if isinstance(witness, str) else f"of type {type(witness).__name__}"
         raise InputError(
             f'witness {given} is not known: give "default", "learned", what load_witness returns, or a function of one '
@@ -69,15 +66,3 @@ def checked_volumes(tomogram: object, half2: object, center: object) -> list[np.
     if half2 is not None and np.array_equal(volumes[0], volumes[1]):
         raise InputError("the two halves are the same volume: give two reconstructions from different tilts or frames")
     return volumes
-
-
-def check_tilts(tilt_range: tuple[float, float], tilt_angles: Sequence[float] | np.ndarray | None) -> None:
-    """Refuse a list of tilts that spans another range than the stated one; the masks check each by itself."""
-    if tilt_angles is None or np.size(tilt_angles) == 0:
-        return
-    span = (float(np.min(tilt_angles)), float(np.max(tilt_angles)))
-    if max(abs(a - b) for a, b in zip(span, tilt_range, strict=True)) > ANGLE_TOLERANCE:
-        raise InputError(
-            f"tilt_angles span {span[0]:g} to {span[1]:g} degrees and tilt_range is {tilt_range[0]:g} to "
-            f"{tilt_range[1]:g}: make them agree"
-        )

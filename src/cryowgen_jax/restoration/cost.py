@@ -1,4 +1,4 @@
-"""What a restoration will take, before it starts."""
+"""Time and memory that a restoration will take, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import psutil
 
 from cryowgen_jax import platform
 from cryowgen_jax.models import convolve3
-from cryowgen_jax.restoration import solvent_model
+from cryowgen_jax.restoration.solvent_settings import SETTINGS
 from cryowgen_jax.restoration.tiles import checked_tile, padded_shape, tiles_of
 from cryowgen_jax.restoration.volume_family import default_chains
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
+STEPS_PER_SOLVE = 20  # that take as long as one solution by conjugate gradients, measured
 FILTERS_PER_STEP = 8.0  # what a step costs in pairs of transforms, measured; arithmetic and noise included
 VOLUMES_PER_CHAIN, VOLUMES_PER_LIVE_CHAIN, VOLUMES_SHARED = 9, 14, 24
 VOLUMES_PER_DRAW = 3  # beyond one a chain
@@ -46,7 +47,7 @@ def estimate_cost(
 ) -> Cost:
     """Estimate time and memory of ``restore`` with chains; good to about a factor of two.
 
-    A ``learned`` witness needs the room of its network, and no steps to estimate a model.
+    The ``learned`` model needs memory for its network, and no time to fit a model.
 
     Time is scaled from a pair of transforms of this size, timed here. Chains are run in batches where all at once would
     not fit in memory.
@@ -80,9 +81,9 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    rounds = solvent_model.ROUNDS[0] + 1
-    solved = num_tiles * (rounds + num_chains) + rounds + solvent_model.WIDENINGS * solvent_model.BLIND_DRAWS
-    steps = num_tiles * num_chains * (num_steps + warmup) + (0 if learned else solvent_model.SOLVING * solved)
+    rounds = SETTINGS.rounds[0] + 1
+    solved = num_tiles * (rounds + num_chains) + rounds + SETTINGS.widenings * SETTINGS.blind_draws
+    steps = num_tiles * num_chains * (num_steps + warmup) + (0 if learned else STEPS_PER_SOLVE * solved)
     seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 15.0
     return Cost(seconds, needed(alive), None if alive == num_chains else alive)
 

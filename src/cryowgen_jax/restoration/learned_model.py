@@ -1,22 +1,23 @@
-r"""The learned model: what a network says of the tomogram that it was shown, and the posterior that follows.
+r"""The learned model: a network looks at the tomogram, and its answer makes a posterior.
 
-The network (``models.prior``) says zbar, P and s(x). With the data they make, per coefficient,
+The network (``models.prior_net``) answers with a centre zbar, the power P of what it does not know per frequency, and a
+relative standard deviation s(x) per voxel. Together with the data they give, per Fourier coefficient,
 
 .. math:: V = \Big(\frac1P + \frac MN\Big)^{-1}, \qquad m = V \Big(\frac{\bar z}{P} + \frac{M y}{N}\Big)
 
-and the family is the Gaussian whose whitened voxels are independent with standard deviation s(x),
+The family is the Gaussian with mean m and covariance V^(1/2) s^2 V^(1/2), whose exponent is
 
-.. math:: F(z) = -\tfrac12 \sum_x e(x)\, [F^{-1} V^{-1/2} F (z - m)]^2(x), \qquad e = 1 / s^2 :
+.. math:: F(z) = -\tfrac12 \sum_x e(x)\, [F^{-1} V^{-1/2} F (z - m)]^2(x), \qquad e = 1 / s^2 .
 
-covariance V^(1/2) s^2 V^(1/2), measured coefficients within the noise of the data since V <= N / M. The witness is F
-less data term and tether, that is, with e_0 the smallest e,
+Measured coefficients stay within the noise of the data, since V <= N / M. The witness is what remains of F without data
+term and tether. With e_0 the smallest e,
 
 .. math:: w(z) = -\tfrac12 \sum_x (e(x) - e_0)\, [F^{-1} V^{-1/2} F (z - m)]^2(x)
           - \tfrac12 (z - \mu)^T c\, (z - \mu), \qquad c = \frac{e_0}{V} - \frac MN - \beta,
           \quad \mu = m + \frac{M}{N} \frac{m - y}{c} .
 
-The network has seen y, so w is no prior, and V was learned with the data term in place. F is quadratic: its mean is its
-mode.
+The network has seen y, so w is not a prior: it was learned together with the data term. F is quadratic, so its mean is
+its maximum.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from cryowgen_jax import io, platform
 from cryowgen_jax.models import NnxFunction, prior_network
 from cryowgen_jax.models import prior_net as priors
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
-from cryowgen_jax.restoration import solvent_model
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.solvent_fit import first_model
 from cryowgen_jax.restoration.spectra import Shells, shells_of
-from cryowgen_jax.restoration.volume_model import Geometry, VolumeModel
+from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
@@ -49,8 +51,8 @@ _NUDGE = 1e-3  # of a coefficient's precision, at least, in its quadratic term
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedWitness:
-    """A network that makes a witness of a tomogram; ``settings`` say how it was learned."""
+class PriorWeights:
+    """A trained network that says what is likely, given a tomogram; ``settings`` say how it was trained."""
 
     network: NnxFunction
     settings: dict[str, object] = dataclasses.field(default_factory=dict)
@@ -58,7 +60,19 @@ class LearnedWitness:
 
 @dataclasses.dataclass(frozen=True)
 class LearnedModel(VolumeModel):
-    """m, e (per voxel) and V (per coefficient); ``signal`` per shell is what the network was told, M the mask."""
+    """The Gaussian that a network's answer and the data make.
+
+    Attributes
+    ----------
+    signal
+        S per shell, as the network was told it.
+    precision
+        e per voxel, (Z, Y, X).
+    variance
+        V per coefficient, rfftn layout.
+    mask
+        M, rfftn layout.
+    """
 
     signal: np.ndarray
     precision: np.ndarray
@@ -67,12 +81,12 @@ class LearnedModel(VolumeModel):
 
     @property
     def center(self) -> np.ndarray:
-        """The tether is at the mean, m."""
+        """The tether's centre: m, so that the tether does not move the mean."""
         return self.mean
 
     @property
     def firmness(self) -> np.ndarray:
-        """Where e lies between its extremes, 0 to 1."""
+        """e, scaled from 0 at its smallest to 1 at its largest."""
         low = self.precision.min()
         return (self.precision - low) / max(float(self.precision.max() - low), 1e-6)
 
@@ -105,15 +119,15 @@ class LearnedModel(VolumeModel):
 
 
 def model_of(
-    learned: LearnedWitness,
+    learned: PriorWeights,
     halves: tuple[Array, ...],
     mask: np.ndarray,
     geometry: Geometry,
     neighbour: LearnedModel | None = None,
 ) -> LearnedModel:
-    """Show the tomogram to the network; a ``neighbour`` lends the spectra."""
+    """The model that a network's weights make of a tomogram; a ``neighbour``, another tile's model, lends spectra."""
     if neighbour is None:
-        first = solvent_model.first_model(halves, mask)
+        first = first_model(halves, mask)
         noise, signal, rule = first.noise, first.signal, first.noise_rule
         parts, shells = first.halves, first.shells
     else:
@@ -138,7 +152,17 @@ def model_of(
     center = np.asarray(fourier.rfftn(jnp.asarray(guess.transpose(back) + np.float32(level))))
     blend = variance * (center / power + weight * data)
     mean = np.asarray(fourier.irfftn(jnp.asarray(blend, jnp.complex64), shells.shape))
-    return LearnedModel(shells, parts, rule, noise, mean, signal, precision, variance.astype(np.float32), mask)
+    return LearnedModel(
+        shells=shells,
+        halves=parts,
+        noise_rule=rule,
+        noise=noise,
+        mean=mean,
+        signal=signal,
+        precision=precision,
+        variance=variance.astype(np.float32),
+        mask=mask,
+    )
 
 
 def _look(
@@ -149,7 +173,7 @@ def _look(
     signal: np.ndarray,
     tilt_range: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Mean answer over the half turns about the three axes, each undone: zbar, log s^2, and P per shell."""
+    """The network's answer, zbar, log s^2 and P per shell, averaged over half turns of the volume about its axes."""
     centers, variances, gains = [], [], []
     low, high = tilt_range
     for flips in ((), (0, 2), (0, 1), (1, 2)):
@@ -161,7 +185,7 @@ def _look(
         variances.append(np.flip(np.asarray(answer[1]), flips))
         gains.append(np.asarray(answer[2]))
     seen, unseen = (
-        signal * np.exp(np.interp(shells.centre, priors.KNOTS, values)) for values in np.mean(gains, axis=0)
+        signal * np.exp(np.interp(shells.frequency, priors.KNOTS, values)) for values in np.mean(gains, axis=0)
     )
     return np.mean(centers, axis=0), np.mean(variances, axis=0), (seen, unseen)
 
@@ -178,7 +202,7 @@ def save_witness(path: PathLike, network: NnxFunction, settings: dict[str, objec
     io.save_weights(path, {name: np.asarray(leaf, np.float16) for name, leaf in _named(network).items()}, settings)
 
 
-def load_witness(path: PathLike) -> LearnedWitness:
+def load_witness(path: PathLike) -> PriorWeights:
     """Read a network that :func:`save_witness` wrote.
 
     Raises
@@ -200,10 +224,10 @@ def load_witness(path: PathLike) -> LearnedWitness:
             raise InputError(
                 f"'{path}' has {name} of shape {leaf.shape}, not {expected.shape}: give weights that save_witness wrote"
             )
-    return LearnedWitness(jax.tree.unflatten(jax.tree.structure(like), leaves), settings)
+    return PriorWeights(jax.tree.unflatten(jax.tree.structure(like), leaves), settings)
 
 
-def shipped_witness() -> LearnedWitness:
+def shipped_weights() -> PriorWeights:
     """The one that the package ships (``experiments/learned_witness``)."""
     return load_witness(pathlib.Path(__file__).with_name("learned.safetensors"))
 

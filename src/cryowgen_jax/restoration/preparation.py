@@ -1,4 +1,4 @@
-"""From a tomogram as it comes to a volume that chains can work on, and back."""
+"""From a tomogram to a standardised periodic volume, and back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ SMALLEST_AXIS = 16  # voxels
 class Frame:
     """How a volume was prepared, and so how to undo it.
 
-    ``region`` is the part of the tomogram that holds data (borders of one constant value are cut off), ``scale`` and
-    ``level`` turn it into a volume of unit standard deviation about zero (scale < 0 where density was dark), and
-    ``smooth`` is the part that keeps it from being periodic.
+    Attributes
+    ----------
+    shape
+        (Z, Y, X) of the tomogram.
+    region
+        The part of it that holds data: borders of one constant value are cut off.
+    scale, level
+        Standard deviation and median there, in the units of the tomogram; scale < 0 where density was dark.
+    smooth
+        What was taken off so that opposite faces fit, (Z, Y, X) of the region, standardised.
+    periodic
+        Whether they fitted already, so that nothing was taken off.
     """
 
     shape: tuple[int, ...]

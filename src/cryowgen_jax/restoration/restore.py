@@ -12,19 +12,24 @@ import jax
 import numpy as np
 
 from cryowgen_jax.chains import Progress
-from cryowgen_jax.operators import wedge_mask, wedge_mask_from_tilts
-from cryowgen_jax.restoration import checks, spectra, volume_family
-from cryowgen_jax.restoration.learned_model import shipped_witness
+from cryowgen_jax.restoration import checks, spectra
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.restoration.preparation import Frame, frame_of
-from cryowgen_jax.restoration.tiles import TiledDraws, restore_tiles
-from cryowgen_jax.restoration.volume_family import ChainPlan, Draws, Witness
-from cryowgen_jax.restoration.volume_model import Geometry
-from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge, wedge_contradiction
+from cryowgen_jax.restoration.tiles import restore_tiles
+from cryowgen_jax.restoration.volume_family import (
+    Diagnostics,
+    Plan,
+    PreparedVolume,
+    WitnessChoice,
+    default_chains,
+    family_of,
+)
+from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge
 from cryowgen_jax.types import Array, PRNGKey
 
 NUM_STEPS, WARMUP = 140, 60
 TRUSTED_WEIGHTS = 0.75  # of a weighted family's members that count
-COVERED = 0.1  # by a list of tilts: below it a coefficient counts as missing
 PERIODIC = 1e-3  # leak into the wedge below which opposite faces are taken to fit
 
 Contrast = Literal["auto", "bright", "dark"]
@@ -97,7 +102,7 @@ def restore(
     tilt_range: tuple[float, float],
     *,
     half2: np.ndarray | Array | None = None,
-    witness: Witness = "default",
+    witness: WitnessChoice = "default",
     center: np.ndarray | Array | None = None,
     method: str = "cryowgen_langevin",
     num_samples: int = 8,
@@ -132,11 +137,11 @@ def restore(
         Second half tomogram, from the other tilts or frames: the noise spectrum then comes from their difference, and
         what is restored is their mean.
     witness
-        "default" (particles in solvent, estimated from the tomogram: see ``restoration.solvent``); "learned" (a network
-        that comes with the package, for 10 A per voxel: see ``restoration.learned``); what ``load_witness`` returns; or
-        a pytree callable on the standardised volume (zero at the median, unit standard deviation, density positive).
-        One that does not bound its own curvature is sampled with the Metropolis-adjusted kernel, which needs more
-        steps.
+        What volumes are like. "default": particles in solvent, estimated from the tomogram
+        (``restoration.solvent_model``). "learned": a network that comes with the package, for 10 A per voxel
+        (``restoration.learned_model``), or what ``load_witness`` returns. Or w itself: a pytree callable on the
+        standardised volume (zero at the median, unit standard deviation, density positive). One that does not bound its
+        curvature is sampled with the Metropolis-adjusted kernel, which needs more steps.
     center
         A volume in the tomogram's units to tether to, such as another tool's restoration of other data; by default the
         solvent level, loosely.
@@ -167,6 +172,11 @@ def restore(
     devices, batch_size, checkpoint, progress
         As in ``sample``; ``progress`` also hears of the model's estimation.
 
+    Returns
+    -------
+    Restoration
+        Mean, standard deviation and members of the family, and a report on how it went.
+
     Raises
     ------
     InputError
@@ -176,127 +186,70 @@ def restore(
     -----
     UserWarning
         Before it starts, where the tomogram's own spectrum contradicts the stated geometry.
+
+    Examples
+    --------
+    >>> import cryowgen_jax as cg
+    >>> from cryowgen_jax.simulation import simulate_tomogram
+    >>> seen = simulate_tomogram((24, 32, 32), snr=0.5)
+    >>> restored = cg.restore(seen.half1, (-60, 60), half2=seen.half2, num_steps=20, warmup=10)
+    >>> restored.samples.shape
+    (8, 24, 32, 32)
     """
     started = time.monotonic()
-    num_chains = volume_family.default_chains(num_samples, num_steps) if num_chains is None else num_chains
+    num_chains = default_chains(num_samples, num_steps) if num_chains is None else num_chains
     checks.check_options(method, witness, contrast, num_samples, num_steps, warmup, tile_shape, num_chains)
-    checks.check_tilts(tilt_range, tilt_angles)
+    geometry = Geometry(tilt_range, tilt_axis, beam_axis, tilt_angles)
     volumes = checks.checked_volumes(tomogram, half2, center)
     data = volumes[: 1 if half2 is None else 2]
     average = np.mean(np.stack(data), axis=0)
-    whole_mask = mask_for(average.shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
+    whole_mask = geometry.mask(average.shape)
     frame = frame_for(average, whole_mask, contrast, in_tiles=tile_shape is not None)
     found = inspect_wedge(average[frame.region])
-    contradiction = wedge_contradiction(found, tilt_range, tilt_axis, beam_axis)
+    contradiction = geometry.contradiction(found)
     if contradiction:
         warnings.warn(contradiction, UserWarning, stacklevel=2)
-    key = jax.random.key(0) if key is None else key
-    report = _printer(progress)
-
-    if witness == "learned":
-        witness = shipped_witness()
-    geometry = Geometry((float(tilt_range[0]), float(tilt_range[1])), tilt_axis, beam_axis)
-    plan = ChainPlan(num_samples, num_chains, num_steps, warmup, devices, batch_size)
-
-    def mask_of(shape: tuple[int, ...]) -> np.ndarray:
-        return mask_for(shape, tilt_range, tilt_angles, tilt_axis, beam_axis)
-
     prepared = [frame.prepare(volume) for volume in volumes]
-    halves, tether = tuple(prepared[: len(data)]), None if center is None else prepared[-1]
+    volume = PreparedVolume(
+        halves=tuple(prepared[: len(data)]),
+        geometry=geometry,
+        witness=shipped_weights() if witness == "learned" else witness,
+        center=None if center is None else prepared[-1],
+    )
+    plan = Plan(num_samples, num_chains, num_steps, warmup, method, num_candidates, devices, batch_size)
+    key = jax.random.key(0) if key is None else key
+    told = _print_progress if progress is True else progress or None
     if tile_shape is None:
-        outcome = in_one_box(
-            key,
-            halves,
-            mask_of,
-            geometry,
-            witness,
-            tether,
-            plan,
-            method,
-            num_candidates,
-            checkpoint=checkpoint,
-            report=report,
-        )
+        family = family_of(key, volume, plan, checkpoint=checkpoint, progress=told)
     else:
-        outcome = restore_tiles(
-            key, halves, tile_shape, mask_of, geometry, witness, tether, plan, checkpoint=checkpoint, report=report
-        )
-    drawn, model = outcome.draws, outcome.model
+        family = restore_tiles(key, volume, tile_shape, plan, checkpoint=checkpoint, progress=told)
+    model, diagnostics = family.model, family.diagnostics
     return Restoration(
-        mean=frame.restore(drawn.mean, average),
-        std=frame.restore_spread(drawn.std),
-        samples=np.stack([frame.restore(member, average) for member in drawn.samples]),
-        weights=np.asarray(drawn.weights),
+        mean=frame.restore(family.mean, average),
+        std=frame.restore_spread(family.std),
+        samples=np.stack([frame.restore(member, average) for member in family.samples]),
+        weights=np.asarray(family.weights),
         wedge=np.asarray(whole_mask),
         report=RestorationReport(
             method=method,
-            sampler=drawn.sampler,
-            status=drawn.status,
-            warnings=_doubts(drawn, contradiction, method),
+            warnings=_doubts(diagnostics, len(family.weights), contradiction, method),
             contrast="bright" if frame.scale > 0 else "dark",
-            noise_rule=model.noise_rule,
+            noise_rule=model.noise_rule.value,
             noise_std=float(np.sqrt(1 / model.data_weight) * abs(frame.scale)),
             data_weight=float(model.data_weight),
-            prior_precision=drawn.prior_precision,
-            ess=drawn.ess,
-            r_hat=drawn.r_hat,
-            acceptance=drawn.acceptance,
-            step_size=drawn.step_size,
-            num_gradients=drawn.num_gradients,
             wedge_found=found,
             region=tuple((part.start, part.stop) for part in frame.region),
-            envelope=None if callable(witness) else frame.fill(1 - outcome.firmness),
+            envelope=None if callable(witness) else frame.fill(1 - family.firmness),
             seconds=time.monotonic() - started,
+            **diagnostics._asdict(),
         ),
     )
-
-
-def in_one_box(
-    key: PRNGKey,
-    halves: tuple[Array, ...],
-    mask_of: Callable[[tuple[int, ...]], np.ndarray],
-    geometry: Geometry,
-    witness: Witness,
-    center: Array | None,
-    plan: ChainPlan,
-    method: str,
-    num_candidates: int,
-    *,
-    checkpoint: str | pathlib.Path | None,
-    report: Callable[[Progress], None] | None,
-) -> TiledDraws:
-    """Restore standardised volumes as one Fourier box, by any method."""
-    mask = mask_of(halves[0].shape)
-    of_spread = method not in checks.POINT_METHODS
-    model = volume_family.model_of(witness, halves, mask, geometry, report, of_spread=of_spread)
-    if method == "cryowgen_langevin":
-        drawn = volume_family.by_chains(key, model, mask, witness, center, plan, checkpoint=checkpoint, report=report)
-    elif method == "cryowgen_mc":
-        candidates = max(num_candidates, plan.num_samples)
-        drawn = volume_family.by_importance(key, model, mask, witness, center, candidates, plan.num_samples, report)
-    else:
-        drawn = volume_family.by_ascent(key, model, mask, witness, center, method)
-    return TiledDraws(drawn, model, model.firmness)
 
 
 def found_contrast(tomogram: np.ndarray) -> str:
     """Return "bright" where the low-passed tomogram is skewed upwards, else "dark": density is rarer and stronger."""
     smooth = spectra.blur(tomogram, 2.0).astype(np.float64)
     return "bright" if np.mean((smooth - smooth.mean()) ** 3) >= 0 else "dark"
-
-
-def mask_for(
-    shape: tuple[int, ...],
-    tilt_range: tuple[float, float],
-    tilt_angles: Sequence[float] | np.ndarray | None,
-    tilt_axis: str,
-    beam_axis: str,
-) -> np.ndarray:
-    """The wedge of a box of this shape; where a list of tilts leaves gaps, what it hardly covers counts as missing."""
-    if tilt_angles is None:
-        return np.asarray(wedge_mask(shape, tilt_range, tilt_axis=tilt_axis, beam_axis=beam_axis))
-    coverage = np.asarray(wedge_mask_from_tilts(shape, tilt_angles, tilt_axis=tilt_axis, beam_axis=beam_axis))
-    return np.where(coverage < COVERED, 0, coverage)
 
 
 def frame_for(average: np.ndarray, mask: np.ndarray, contrast: Contrast, *, in_tiles: bool) -> Frame:
@@ -308,26 +261,25 @@ def frame_for(average: np.ndarray, mask: np.ndarray, contrast: Contrast, *, in_t
     return frame_of(average, bright=bright, periodic=periodic)
 
 
-def _doubts(drawn: Draws, contradiction: str | None, method: str) -> tuple[str, ...]:
+def _doubts(diagnostics: Diagnostics, num_members: int, contradiction: str | None, method: str) -> tuple[str, ...]:
     doubts = [contradiction] if contradiction else []
-    if drawn.status != "ok":
-        doubts.append(f"The run did not finish ({drawn.status}).")
-    if method == "cryowgen_mc" and drawn.ess < TRUSTED_WEIGHTS * len(drawn.weights):
+    if diagnostics.status != "ok":
+        doubts.append(f"The run did not finish ({diagnostics.status}).")
+    if method == "cryowgen_mc" and diagnostics.ess < TRUSTED_WEIGHTS * num_members:
         doubts.append(
-            f"The weights rest on {drawn.ess:.1f} candidates, so the spread says nothing: use cryowgen_langevin."
+            f"The weights rest on {diagnostics.ess:.1f} candidates, so the spread says nothing: use cryowgen_langevin."
         )
     if method in checks.POINT_METHODS:
         doubts.append("A point estimate has no spread: std is 0 everywhere and says nothing of the error.")
-    if drawn.r_hat > 1.2:
+    if diagnostics.r_hat > 1.2:
         doubts.append(
-            f"The chains have not converged (split R-hat {drawn.r_hat:.2f}, should be below 1.2): give them more steps."
+            f"The chains have not converged (split R-hat {diagnostics.r_hat:.2f}, should be below 1.2): give them more "
+            "steps."
         )
-    if method == "cryowgen_langevin" and np.isnan(drawn.r_hat):
+    if method == "cryowgen_langevin" and np.isnan(diagnostics.r_hat):
         doubts.append("The chains are too short to say whether they have converged: give them more steps.")
     return tuple(doubts)
 
 
-def _printer(progress: bool | Callable[[Progress], None]) -> Callable[[Progress], None] | None:
-    if progress is True:
-        return lambda p: print(f"{p.phase}: step {p.step} of {p.num_steps}, {p.seconds:.0f} s", flush=True)
-    return progress or None
+def _print_progress(progress: Progress) -> None:
+    print(f"{progress.phase}: step {progress.step} of {progress.num_steps}, {progress.seconds:.0f} s", flush=True)

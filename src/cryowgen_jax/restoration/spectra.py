@@ -17,10 +17,24 @@ MANY = 50  # coefficients that make a shell's mean worth something
 
 @dataclasses.dataclass(frozen=True)
 class Shells:
-    """Fourier shells of equal width up to 3/2 of Nyquist (the last holds what is further out), measured region apart.
+    """Fourier shells of a volume, and which of their coefficients were measured.
 
-    ``index`` is the shell of every half-spectrum coefficient, ``weight`` its multiplicity where it was measured, else
-    0, ``count`` the number of measured coefficients of each shell and ``centre`` its frequency in cycles per voxel.
+    Shells are equally wide and reach 3/2 of Nyquist; the last one also holds what is further out.
+
+    Attributes
+    ----------
+    shape
+        (Z, Y, X) of the volume.
+    mask
+        1 where measured, 0 in the missing wedge; rfftn layout.
+    index
+        Shell of every half-spectrum coefficient.
+    weight
+        Multiplicity of every half-spectrum coefficient that was measured, 0 for the others.
+    count
+        Number of measured coefficients of each shell.
+    frequency
+        Frequency in the middle of each shell, cycles per voxel.
     """
 
     shape: tuple[int, ...]
@@ -28,11 +42,11 @@ class Shells:
     index: np.ndarray
     weight: np.ndarray
     count: np.ndarray
-    centre: np.ndarray
+    frequency: np.ndarray
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Mean of ``values`` over the measured coefficients of each shell; 0 where there are none."""
-        sums = np.bincount(self.index.ravel(), (values * self.weight).ravel(), self.centre.size)
+        sums = np.bincount(self.index.ravel(), (values * self.weight).ravel(), self.frequency.size)
         return sums / np.maximum(self.count, 1e-9)
 
     def spread(self, profile: np.ndarray) -> np.ndarray:
@@ -41,7 +55,7 @@ class Shells:
 
     def plateau(self, profile: np.ndarray) -> np.ndarray:
         """The profile, no higher at low frequency than in the first shells beyond 0.06 cycles per voxel."""
-        first = profile[self.centre > LARGEST_SOLVENT_FREQUENCY][:3]
+        first = profile[self.frequency > LARGEST_SOLVENT_FREQUENCY][:3]
         return np.minimum(profile, np.median(first)) if first.size else profile
 
 

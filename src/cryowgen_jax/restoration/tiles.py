@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax.chains import Progress
-from cryowgen_jax.restoration import volume_family
 from cryowgen_jax.restoration.preparation import smooth_part
-from cryowgen_jax.restoration.volume_family import ChainPlan, Draws
-from cryowgen_jax.restoration.volume_model import Geometry, VolumeModel
+from cryowgen_jax.restoration.volume_family import (
+    Diagnostics,
+    Plan,
+    PreparedVolume,
+    ProgressFn,
+    Volume,
+    VolumeFamily,
+    by_chains,
+    model_of,
+)
+from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
 BLOCK = 16  # voxels: noise is drawn in blocks of the whole tomogram, and tiles begin and end at their borders
@@ -49,14 +55,6 @@ class Tile(NamedTuple):
     origin: tuple[int, ...]
     region: tuple[slice, ...]
     share: np.ndarray
-
-
-class TiledDraws(NamedTuple):
-    """Draws of the whole tomogram, the model whose spectra the tiles share, and the firmness of all of them."""
-
-    draws: Draws
-    model: VolumeModel
-    firmness: np.ndarray
 
 
 def padded_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -96,52 +94,46 @@ def tiles_of(shape: tuple[int, ...], tile_shape: tuple[int, ...]) -> list[Tile]:
 
 def restore_tiles(
     key: PRNGKey,
-    halves: tuple[volume_family.Volume, ...],
+    volume: PreparedVolume,
     tile_shape: tuple[int, ...],
-    mask_of: Callable[[tuple[int, ...]], np.ndarray],
-    geometry: Geometry,
-    witness: volume_family.Witness,
-    center: volume_family.Volume | None,
-    plan: ChainPlan,
+    plan: Plan,
     *,
     checkpoint: str | pathlib.Path | None = None,
-    report: Callable[[Progress], None] | None = None,
-) -> TiledDraws:
-    """Restore standardised volumes tile by tile.
+    progress: ProgressFn | None = None,
+) -> VolumeFamily:
+    """Family of a prepared volume tile by tile.
 
-    The tile with the most variance lends its spectra and level to all others. Member i of every tile uses the keys of
-    chain i and noise that belongs to the place in the tomogram: where tiles overlap their chains are driven alike and
-    contract onto each other, so that blending neither blurs a member nor narrows the spread.
+    The tile with the most variance lends its spectra and level to all others. Chain i of every tile uses the same keys,
+    and its noise belongs to places in the tomogram: where tiles overlap, their chains get the same noise and contract
+    onto each other, so that blending neither blurs a member nor narrows the spread.
     """
-    shape = halves[0].shape
+    shape, center = volume.halves[0].shape, volume.center
     tile_shape = checked_tile(tile_shape, shape)
-    volumes = [_padded(volume) for volume in (*halves, *([] if center is None else [center]))]
+    volumes = [_padded(part) for part in (*volume.halves, *([] if center is None else [center]))]
+    num_halves = len(volume.halves)
     tiles = tiles_of(volumes[0].shape, tile_shape)
-    mask = mask_of(tile_shape)
-    data = np.mean(volumes[: len(halves)], axis=0)
+    data = np.mean(volumes[:num_halves], axis=0)
     first = max(range(len(tiles)), key=lambda i: float(data[tiles[i].region].var()))
     whole = _Whole(volumes[0].shape, plan.num_samples)
-    outcomes, model = [], None
+    diagnostics, model = [], None
     for count, number in enumerate([first, *(i for i in range(len(tiles)) if i != first)]):
         tile = tiles[number]
-        told = _told(report, count, len(tiles))
-        parts = [volume[tile.region] for volume in volumes]
+        told = _told(progress, count, len(tiles))
+        parts = [part[tile.region] for part in volumes]
         smooth = [smooth_part(part) for part in parts]
         prepared = [jnp.asarray(part - s) for part, s in zip(parts, smooth, strict=True)]
-        data_parts = tuple(prepared[: len(halves)])
-        own = volume_family.model_of(witness, data_parts, mask, geometry, told, model)
+        tether = None if center is None else prepared[-1]
+        piece = dataclasses.replace(volume, halves=tuple(prepared[:num_halves]), center=tether)
+        own = model_of(piece, told, model)
         model = own if model is None else model
         noise = BlockNoise(jnp.asarray(tile.origin) // BLOCK)
-        tether = None if center is None else prepared[-1]
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"tile_{number:04d}"
-        outcome = volume_family.by_chains(
-            key, own, mask, witness, tether, plan, draw_noise=noise, checkpoint=folder, report=told
-        )
-        whole.add(tile, outcome, own.firmness, np.mean(smooth[: len(halves)], axis=0))
-        outcomes.append(outcome._replace(mean=jnp.zeros(()), std=jnp.zeros(()), samples=jnp.zeros(())))
+        family = by_chains(key, own, piece, plan, draw_noise=noise, checkpoint=folder, progress=told)
+        whole.add(tile, family, np.mean(smooth[:num_halves], axis=0))
+        diagnostics.append(family.diagnostics)
     if model is None:
         raise InputError(f"no tile fits a tomogram of shape {shape}")
-    return TiledDraws(whole.draws(outcomes, shape, model), model, whole.firmness_of(shape))
+    return whole.family(diagnostics, shape, model)
 
 
 class _Whole:
@@ -151,38 +143,36 @@ class _Whole:
         self.mean, self.variance, self.firmness = (np.zeros(shape, np.float32) for _ in range(3))
         self.samples = np.zeros((num_samples, *shape), np.float32)
 
-    def add(self, tile: Tile, outcome: Draws, firmness: np.ndarray, smooth: np.ndarray) -> None:
-        self.mean[tile.region] += tile.share * (np.asarray(outcome.mean) + smooth)
-        self.variance[tile.region] += tile.share * np.asarray(outcome.std) ** 2
-        self.firmness[tile.region] += tile.share * firmness
+    def add(self, tile: Tile, family: VolumeFamily, smooth: np.ndarray) -> None:
+        self.mean[tile.region] += tile.share * (np.asarray(family.mean) + smooth)
+        self.variance[tile.region] += tile.share * np.asarray(family.std) ** 2
+        self.firmness[tile.region] += tile.share * family.firmness
         # a run that was stopped early has fewer members, and says so
-        for member, drawn in zip(self.samples, itertools.cycle(outcome.samples), strict=False):
-            member[tile.region] += tile.share * (np.asarray(drawn) + smooth)
+        for member, part in zip(self.samples, itertools.cycle(family.samples), strict=False):
+            member[tile.region] += tile.share * (np.asarray(part) + smooth)
 
-    def draws(self, outcomes: list[Draws], shape: tuple[int, ...], model: VolumeModel) -> Draws:
+    def family(self, tiles: list[Diagnostics], shape: tuple[int, ...], model: VolumeModel) -> VolumeFamily:
         """Blended volumes without the padding; the worst diagnostics of all tiles."""
         inside = tuple(slice(0, n) for n in shape)
-        bad = [outcome.status for outcome in outcomes if outcome.status != "ok"]
-        return Draws(
-            self.mean[inside],
-            np.sqrt(self.variance[inside]),
-            self.samples[(slice(None), *inside)],
-            jnp.full((len(self.samples),), 1 / len(self.samples)),
-            f"preconditioned, {len(outcomes)} tiles",
-            bad[0] if bad else "ok",
-            min(outcome.ess for outcome in outcomes),
-            max(outcome.r_hat for outcome in outcomes),
-            outcomes[0].acceptance,
-            outcomes[0].step_size,
-            sum(outcome.num_gradients for outcome in outcomes),
-            outcomes[0].prior_precision,
+        bad = [tile.status for tile in tiles if tile.status != "ok"]
+        return VolumeFamily(
+            mean=self.mean[inside],
+            std=np.sqrt(self.variance[inside]),
+            samples=self.samples[(slice(None), *inside)],
+            weights=jnp.full((len(self.samples),), 1 / len(self.samples)),
+            model=model,
+            firmness=self.firmness[inside],
+            diagnostics=tiles[0]._replace(
+                sampler=f"preconditioned, {len(tiles)} tiles",
+                status=bad[0] if bad else "ok",
+                ess=min(tile.ess for tile in tiles),
+                r_hat=max(tile.r_hat for tile in tiles),
+                num_gradients=sum(tile.num_gradients for tile in tiles),
+            ),
         )
 
-    def firmness_of(self, shape: tuple[int, ...]) -> np.ndarray:
-        return self.firmness[tuple(slice(0, n) for n in shape)]
 
-
-def _padded(volume: volume_family.Volume) -> np.ndarray:
+def _padded(volume: Volume) -> np.ndarray:
     missing = [(0, p - n) for n, p in zip(volume.shape, padded_shape(volume.shape), strict=True)]
     return np.pad(np.asarray(volume, np.float32), missing, mode="symmetric")
 
@@ -196,15 +186,15 @@ def _origins(whole: int, length: int) -> list[int]:
 
 def _shares(whole: int, length: int, origins: list[int]) -> list[np.ndarray]:
     """Share of each tile along one axis: linear ramps over the overlaps, summing to 1 over the tiles."""
-    centre = np.arange(length) + 0.5
-    ramp = np.minimum(np.minimum(centre, length - centre), OVERLAP / 2)
+    center = np.arange(length) + 0.5
+    ramp = np.minimum(np.minimum(center, length - center), OVERLAP / 2)
     total = np.zeros(whole)
     for origin in origins:
         total[origin : origin + length] += ramp
     return [ramp / total[origin : origin + length] for origin in origins]
 
 
-def _told(report: Callable[[Progress], None] | None, number: int, count: int) -> Callable[[Progress], None] | None:
-    if report is None:
+def _told(progress: ProgressFn | None, number: int, count: int) -> ProgressFn | None:
+    if progress is None:
         return None
-    return lambda progress: report(progress._replace(phase=f"tile {number + 1} of {count}, {progress.phase}"))
+    return lambda p: progress(p._replace(phase=f"tile {number + 1} of {count}, {p.phase}"))

@@ -1,4 +1,4 @@
-"""From one prepared volume to draws of its posterior: estimate the model, start chains, run them."""
+"""From one prepared volume to its family: estimate the model, draw from its posterior by one of the four methods."""
 
 from __future__ import annotations
 
@@ -16,46 +16,81 @@ from cryowgen_jax import platform, potentials, samplers
 from cryowgen_jax.chains import Progress, sample
 from cryowgen_jax.methods import Family, cryogen_map, cryogen_ot, heaviest, importance_sample
 from cryowgen_jax.potentials import Posterior
-from cryowgen_jax.restoration import learned_model, solvent_model
-from cryowgen_jax.restoration.learned_model import LearnedModel, LearnedWitness
-from cryowgen_jax.restoration.volume_model import Geometry, VolumeModel
+from cryowgen_jax.restoration import learned_model, solvent_fit
+from cryowgen_jax.restoration.checks import METHODS, POINT_METHODS
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.learned_model import LearnedModel, PriorWeights
+from cryowgen_jax.restoration.solvent_model import SolventModel
+from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
-Witness = Callable[[Array], Array] | LearnedWitness | Literal["default", "learned"]
+MOST_CHAINS = 8  # where a chain may give several members; each gives some five that hardly depend on one another
+
+WitnessChoice = Callable[[Array], Array] | PriorWeights | Literal["default", "learned"]
 Volume = Array | np.ndarray
 NoiseFn = samplers.NoiseFn
-MOST_CHAINS = 8  # where a chain may give several draws; each gives some five that hardly depend on one another
+ProgressFn = Callable[[Progress], None]
 
 
 def default_chains(num_samples: int, num_steps: int) -> int:
-    """Chains to take this many draws from."""
+    """Chains to take this many members from."""
     return min(num_samples, max(MOST_CHAINS, -(-num_samples // max(num_steps, 1))))
 
 
-class ChainPlan(NamedTuple):
-    """How many draws of how many chains and steps, and where they run; as in ``sample``."""
+class Plan(NamedTuple):
+    """How many members, by which method, of how many chains and steps, and where they run; as in ``restore``."""
 
     num_samples: int
     num_chains: int
     num_steps: int
     warmup: int
+    method: str = METHODS[0]
+    num_candidates: int = 64
     devices: Sequence[jax.Device] | None = None
     batch_size: int | None = None
 
     @property
     def num_kept(self) -> int:
-        """Draws per chain, evenly spaced."""
+        """Members per chain, evenly spaced."""
         return -(-self.num_samples // self.num_chains)
 
 
-class Draws(NamedTuple):
-    """Family of the prepared volume with its diagnostics."""
+@dataclasses.dataclass(frozen=True)
+class PreparedVolume:
+    """What a family is wanted of.
 
-    mean: Volume
-    std: Volume
-    samples: Volume
-    weights: Array
+    Attributes
+    ----------
+    halves
+        One standardised volume, or two halves of it.
+    geometry
+        How it was tilted.
+    witness
+        What volumes are like; a callable, or what makes a model.
+    center
+        A standardised volume to tether to, or None.
+    """
+
+    halves: tuple[Array, ...]
+    geometry: Geometry
+    witness: WitnessChoice = "default"
+    center: Array | None = None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The wedge of its box, in [0, 1], rfftn layout."""
+        return self.geometry.mask(self.halves[0].shape)
+
+    @property
+    def own_witness(self) -> Callable[[Array], Array] | None:
+        """The witness that the caller gave, None where the model says what volumes are like."""
+        return self.witness if callable(self.witness) else None
+
+
+class Diagnostics(NamedTuple):
+    """How members were drawn, as in ``RestorationReport``."""
+
     sampler: str
     status: str
     ess: float
@@ -66,73 +101,76 @@ class Draws(NamedTuple):
     prior_precision: float
 
 
+@dataclasses.dataclass(frozen=True)
+class VolumeFamily:
+    """Family of a prepared volume, the model behind it, and how the drawing went.
+
+    ``firmness`` is the model's, or that of all tiles where there are several; other fields as in ``Family``.
+    """
+
+    mean: Volume
+    std: Volume
+    samples: Volume
+    weights: Array
+    model: VolumeModel
+    firmness: np.ndarray
+    diagnostics: Diagnostics
+
+
+def family_of(
+    key: PRNGKey,
+    volume: PreparedVolume,
+    plan: Plan,
+    *,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: ProgressFn | None = None,
+) -> VolumeFamily:
+    """Family of a volume as one Fourier box, by the method of the plan."""
+    model = model_of(volume, progress, of_spread=plan.method not in POINT_METHODS)
+    if plan.method == "cryowgen_langevin":
+        return by_chains(key, model, volume, plan, checkpoint=checkpoint, progress=progress)
+    if plan.method == "cryowgen_mc":
+        return by_importance(key, model, volume, plan, progress)
+    return by_ascent(key, model, volume, plan)
+
+
 def model_of(
-    witness: Witness,
-    halves: tuple[Array, ...],
-    mask: np.ndarray,
-    geometry: Geometry,
-    report: Callable[[Progress], None] | None,
+    volume: PreparedVolume,
+    progress: ProgressFn | None = None,
     neighbour: VolumeModel | None = None,
     *,
     of_spread: bool = True,
 ) -> VolumeModel:
-    """The model that the witness asks for; a ``neighbour`` lends spectra.
+    """The model that the witness asks for.
 
-    Without ``of_spread`` a solvent model is left as it makes its mean.
+    A ``neighbour``, the model of another tile, lends its spectra. ``of_spread``: whether the spread is wanted too, for
+    which the solvent model is fitted a second time.
     """
-    if isinstance(witness, LearnedWitness):
+    if isinstance(volume.witness, PriorWeights):
         started = time.monotonic()
         of_its_kind = neighbour if isinstance(neighbour, LearnedModel) else None
-        model = learned_model.model_of(witness, halves, mask, geometry, of_its_kind)
-        if report is not None:
-            report(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
+        model = learned_model.model_of(volume.witness, volume.halves, volume.mask, volume.geometry, of_its_kind)
+        if progress is not None:
+            progress(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
         return model
-    lender = neighbour if isinstance(neighbour, solvent_model.SolventModel) else None
-    return fit(halves, mask, geometry, report, lender, of_spread=of_spread)
+    lender = neighbour if isinstance(neighbour, SolventModel) else None
+    return solvent_fit.fit(volume.halves, volume.mask, volume.geometry, progress, lender, of_spread=of_spread)
 
 
-def fit(
-    halves: tuple[Array, ...],
-    mask: np.ndarray,
-    geometry: Geometry,
-    report: Callable[[Progress], None] | None,
-    neighbour: solvent_model.SolventModel | None = None,
-    *,
-    of_spread: bool = True,
-) -> solvent_model.SolventModel:
-    """Estimate a solvent model, or only its envelope and mean where a ``neighbour`` lends the rest."""
-    alone = of_spread and neighbour is None
-    seen = solvent_model.without_middle(mask, halves[0].shape, geometry) if alone else mask
-    widened = bool(np.any(seen != mask))
-    started = time.monotonic()
-    first = solvent_model.first_model(halves, mask) if neighbour is None else solvent_model.like(neighbour, halves)
-    rounds = len(solvent_model.tightening(first))
+def posterior_of(model: VolumeModel, volume: PreparedVolume) -> Posterior:
+    """Posterior under the model's or the given witness.
 
-    def told(step: int) -> None:
-        if report is not None:
-            seconds = time.monotonic() - started
-            report(Progress("estimating the model", step, 2 * rounds + 1 if widened else rounds, 1.0, seconds))
-
-    model = _settle(first, mask, told)
-    if widened:
-        blind = _settle(solvent_model.first_model(halves, seen), seen, lambda step: told(rounds + min(step, rounds)))
-        model = solvent_model.widen(model, mask, blind, seen)
-        told(2 * rounds + 1)
-    return model
-
-
-def _settle(
-    model: solvent_model.SolventModel, mask: np.ndarray, told: Callable[[int], None]
-) -> solvent_model.SolventModel:
-    """Alternate between the mean under the model and the model given the mean."""
-    mean = jnp.full(model.shells.shape, model.level)
-    for number, tightness in enumerate(solvent_model.tightening(model)):
-        mean = model.posterior_mean(mean, mask)
-        if not bool(jnp.isfinite(mean).all()):
-            raise InputError("no model fits this tomogram (its mean is not finite): check tilt_range and the axes")
-        model = solvent_model.update(model, np.asarray(mean), tightness)
-        told(number + 1)
-    return dataclasses.replace(model, mean=np.asarray(model.posterior_mean(mean, mask, solvent_model.EXACTLY)))
+    Where a centre is given, beta is the inverse of its mean squared misfit to the data, the noise taken off.
+    """
+    posterior = model.posterior(volume.mask)
+    if volume.own_witness is not None:
+        posterior = dataclasses.replace(posterior, witness=volume.own_witness)
+    if volume.center is None:
+        return posterior
+    misfit = fourier.power(np.asarray(fourier.rfftn(volume.center)) - model.observation)
+    excess = np.average(misfit - model.shells.spread(model.noise), weights=model.shells.weight)
+    precision = 1 / max(float(excess), 1e-3 / float(model.data_weight))
+    return dataclasses.replace(posterior, center=volume.center, prior_precision=jnp.float32(precision))
 
 
 def starts(
@@ -151,44 +189,30 @@ def starts(
     return jnp.stack([model.draw(pair, mask) for pair in pairs])
 
 
-def posterior_of(model: VolumeModel, mask: np.ndarray, witness: Witness, center: Array | None) -> Posterior:
-    """Posterior under the model's or the given witness; a centre's precision is what its misfit to the data says."""
-    posterior = model.posterior(mask)
-    if callable(witness):
-        posterior = dataclasses.replace(posterior, witness=witness)
-    if center is None:
-        return posterior
-    misfit = fourier.power(np.asarray(fourier.rfftn(center)) - model.observation)
-    excess = np.average(misfit - model.shells.spread(model.noise), weights=model.shells.weight)
-    precision = 1 / max(float(excess), 1e-3 / float(model.data_weight))
-    return dataclasses.replace(posterior, center=center, prior_precision=jnp.float32(precision))
-
-
 def by_chains(
     key: PRNGKey,
     model: VolumeModel,
-    mask: np.ndarray,
-    witness: Witness,
-    center: Array | None,
-    plan: ChainPlan,
+    volume: PreparedVolume,
+    plan: Plan,
     *,
     draw_noise: NoiseFn | None = None,
     checkpoint: str | pathlib.Path | None = None,
-    report: Callable[[Progress], None] | None = None,
-) -> Draws:
-    """Draws by chains; ``draw_noise`` lets chains of overlapping volumes share their noise.
+    progress: ProgressFn | None = None,
+) -> VolumeFamily:
+    """CryoWGEN-II; ``draw_noise`` lets chains of overlapping volumes share their noise.
 
-    Chains of a model's own witness start at draws of the model. Where nothing else pulls at them the mean is that of
-    the model, which was solved for: that of the chains has their Monte-Carlo error besides.
+    Chains start at draws of the model, unless the caller gave a witness. The mean is that of the model, which was
+    solved for and has no Monte-Carlo error, unless the caller gave a witness or a centre and so another posterior.
 
     Raises
     ------
     InputError
-        Where the chains diverge before they give a sample.
+        Where the chains diverge before they give a member.
     """
-    posterior, start = posterior_of(model, mask, witness, center), None
-    if not callable(witness):
-        start = starts(jax.random.fold_in(key, 2), model, mask, plan.num_chains, draw_noise or samplers.white_noise)
+    posterior, start = posterior_of(model, volume), None
+    if volume.own_witness is None:
+        draw_start = draw_noise or samplers.white_noise
+        start = starts(jax.random.fold_in(key, 2), model, volume.mask, plan.num_chains, draw_start)
     result = sample(
         jax.random.fold_in(key, 1),
         posterior,
@@ -201,7 +225,7 @@ def by_chains(
         devices=plan.devices,
         batch_size=plan.batch_size,
         checkpoint=checkpoint,
-        progress=report or False,
+        progress=progress or False,
     )
     if result.samples.shape[1] == 0:
         raise InputError(
@@ -209,19 +233,24 @@ def by_chains(
         )
     latest_first = jnp.swapaxes(result.samples[:, ::-1], 0, 1)
     members = latest_first.reshape(-1, *latest_first.shape[2:])[: plan.num_samples]
-    return Draws(
-        result.mean if callable(witness) or center is not None else model.mean,
-        jnp.sqrt(result.variance),
-        members,
-        jnp.full((len(members),), 1 / len(members)),
-        result.sampler,
-        result.status,
-        float(result.ess),
-        float(result.r_hat),
-        float(result.acceptance),
-        float(result.step_size),
-        result.num_gradients,
-        float(posterior.prior_precision),
+    of_the_model = volume.own_witness is None and volume.center is None
+    return VolumeFamily(
+        mean=model.mean if of_the_model else result.mean,
+        std=jnp.sqrt(result.variance),
+        samples=members,
+        weights=jnp.full((len(members),), 1 / len(members)),
+        model=model,
+        firmness=model.firmness,
+        diagnostics=Diagnostics(
+            sampler=result.sampler,
+            status=result.status,
+            ess=float(result.ess),
+            r_hat=float(result.r_hat),
+            acceptance=float(result.acceptance),
+            step_size=float(result.step_size),
+            num_gradients=result.num_gradients,
+            prior_precision=float(posterior.prior_precision),
+        ),
     )
 
 
@@ -237,26 +266,20 @@ def _sampler(posterior: Posterior, draw_noise: NoiseFn | None) -> Any:
 
 
 def by_importance(
-    key: PRNGKey,
-    model: VolumeModel,
-    mask: np.ndarray,
-    witness: Witness,
-    center: Array | None,
-    num_candidates: int,
-    num_samples: int,
-    report: Callable[[Progress], None] | None = None,
-) -> Draws:
-    """Weighted draws, of which the heaviest are returned.
+    key: PRNGKey, model: VolumeModel, volume: PreparedVolume, plan: Plan, progress: ProgressFn | None = None
+) -> VolumeFamily:
+    """CryoWGEN-I: candidates, of which the heaviest are returned.
 
-    The reference is what the model draws by itself, the solvent model or what a network says of the tomogram; a
-    caller's own witness meets draws of the posterior's Gaussian part.
+    The candidates are the model's own draws, of the solvent model or of what a network says of the tomogram; where the
+    caller gives a witness they are draws of the posterior's Gaussian part.
     """
-    posterior = posterior_of(model, mask, witness, center)
-    if callable(witness):
-        family = importance_sample(jax.random.fold_in(key, 1), posterior, num_candidates, batch_size=1)
+    posterior, number = posterior_of(model, volume), max(plan.num_candidates, plan.num_samples)
+    if volume.own_witness is not None:
+        weighted = importance_sample(jax.random.fold_in(key, 1), posterior, number, batch_size=1)
     else:
-        family = _weighted_by(key, posterior, model, mask, num_candidates, report)
-    return _of_family(heaviest(family, num_samples), posterior, "importance", "ok", float(family.ess), 1.0)
+        weighted = _weighted_by(key, posterior, model, volume.mask, number, progress)
+    family = heaviest(weighted, plan.num_samples)
+    return _without_chains(family, model, posterior, "importance", "ok", ess=float(weighted.ess), acceptance=1.0)
 
 
 def _weighted_by(
@@ -265,18 +288,18 @@ def _weighted_by(
     model: VolumeModel,
     mask: np.ndarray,
     num_candidates: int,
-    report: Callable[[Progress], None] | None,
+    progress: ProgressFn | None,
 ) -> samplers.WeightedFamily:
-    """Draws of a model weighted by the posterior over the model's own: all alike unless a centre pulls at them."""
+    """Draws of a model as candidates; they all weigh the same unless a centre changes the posterior."""
     started, candidates, log_weights = time.monotonic(), [], []
     own = model.posterior(mask)
     for number in range(num_candidates):
         (candidate,) = starts(jax.random.fold_in(key, number), model, mask, 1)
         candidates.append(candidate)
         log_weights.append(_excess(posterior, own, candidate))
-        if report is not None:
+        if progress is not None:
             seconds = time.monotonic() - started
-            report(Progress("drawing candidates", number + 1, num_candidates, 1.0, seconds))
+            progress(Progress("drawing candidates", number + 1, num_candidates, 1.0, seconds))
     return samplers.weighted(jnp.stack(candidates), jnp.stack(log_weights))
 
 
@@ -286,17 +309,41 @@ def _excess(target: Posterior, own: Posterior, position: Array) -> Array:
     return target.log_density(position) - own.log_density(position)
 
 
-def by_ascent(
-    key: PRNGKey, model: VolumeModel, mask: np.ndarray, witness: Witness, center: Array | None, method: str
-) -> Draws:
-    """The one answer of a point estimate."""
-    posterior = posterior_of(model, mask, witness, center)
-    family = {"cryogen_map": cryogen_map, "cryogen_ot": cryogen_ot}[method](jax.random.fold_in(key, 1), posterior)
+def by_ascent(key: PRNGKey, model: VolumeModel, volume: PreparedVolume, plan: Plan) -> VolumeFamily:
+    """CryoGEN-I or II: the one answer of a point estimate."""
+    posterior = posterior_of(model, volume)
+    estimate = {"cryogen_map": cryogen_map, "cryogen_ot": cryogen_ot}[plan.method]
+    family = estimate(jax.random.fold_in(key, 1), posterior)
     status = "ok" if bool(jnp.all(jnp.isfinite(family.mean))) else "not finite"
-    return _of_family(family, posterior, "L-BFGS", status, np.nan, np.nan)
+    return _without_chains(family, model, posterior, "L-BFGS", status, ess=np.nan, acceptance=np.nan)
 
 
-def _of_family(family: Family, posterior: Posterior, sampler: str, status: str, ess: float, acceptance: float) -> Draws:
-    """Draws that no chain made."""
-    beta, shown = float(posterior.prior_precision), (family.mean, family.std, family.samples, family.weights)
-    return Draws(*shown, sampler, status, ess, np.nan, acceptance, np.nan, 0, beta)
+def _without_chains(
+    family: Family,
+    model: VolumeModel,
+    posterior: Posterior,
+    sampler: str,
+    status: str,
+    *,
+    ess: float,
+    acceptance: float,
+) -> VolumeFamily:
+    """A family that no chain made."""
+    return VolumeFamily(
+        mean=family.mean,
+        std=family.std,
+        samples=family.samples,
+        weights=family.weights,
+        model=model,
+        firmness=model.firmness,
+        diagnostics=Diagnostics(
+            sampler=sampler,
+            status=status,
+            ess=ess,
+            r_hat=np.nan,
+            acceptance=acceptance,
+            step_size=np.nan,
+            num_gradients=0,
+            prior_precision=float(posterior.prior_precision),
+        ),
+    )

@@ -4,51 +4,53 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import enum
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax.operators import Wedge
-from cryowgen_jax.operators.wedge import AXES
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array
 
 
-class Geometry(NamedTuple):
-    """Tilt range in degrees, and the axes."""
+class NoiseRule(enum.Enum):
+    """How the noise spectrum was found; the value says it to people."""
 
-    tilt_range: tuple[float, float]
-    tilt_axis: str = "y"
-    beam_axis: str = "z"
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """Axes of a volume such that beam, tilt axis and the third come first, second and last."""
-        beam, tilt = AXES[self.beam_axis], AXES[self.tilt_axis]
-        return beam, tilt, 3 - beam - tilt
+    HALVES = "difference of the halves"
+    WHITE = "white, from the weakest shells"
+    COLOURED = "coloured, as in solvent"
 
 
 @dataclasses.dataclass(frozen=True)
 class VolumeModel(abc.ABC):
-    """Half spectra of the data, noise of their average per shell and where it comes from, and the posterior's mean.
+    """What every model of a tomogram holds. A subclass adds what volumes are like: witness, centre and beta.
 
-    A subclass says what volumes are like: witness, centre and its precision, and where solvent is.
+    Attributes
+    ----------
+    shells
+        Fourier shells of the box and its measured region.
+    halves
+        Half spectra of one volume or two halves, 0 in the missing wedge.
+    noise_rule, noise
+        How the noise spectrum was found, and N per shell, of the average of the halves.
+    mean
+        Mean of the posterior, (Z, Y, X).
     """
 
     shells: Shells
     halves: tuple[np.ndarray, ...]
-    noise_rule: str
+    noise_rule: NoiseRule
     noise: np.ndarray
     mean: np.ndarray
 
     @property
     @abc.abstractmethod
     def firmness(self) -> np.ndarray:
-        """How firmly each voxel is held, 0 to 1: solvent is, particles are not."""
+        """How strongly the prior fixes each voxel, (Z, Y, X): 1 in solvent, 0 in particles."""
 
     @property
     @abc.abstractmethod

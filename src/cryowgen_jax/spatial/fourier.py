@@ -178,7 +178,7 @@ def _misfit_backward(residual: tuple[Array, ...], cotangent: Array) -> tuple[Arr
 half_misfit.defvjp(_misfit_forward, _misfit_backward)
 
 
-def centred_full_spectrum(half: np.ndarray, shape: Shape) -> np.ndarray:
+def centered_full_spectrum(half: np.ndarray, shape: Shape) -> np.ndarray:
     """A real, even half spectrum (a mask) as a full one of the volume's shape, zero frequency in the middle."""
     n = shape[-1]
     mirrored = np.asarray(half)[..., 1 : (n + 1) // 2]

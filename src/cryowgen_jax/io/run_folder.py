@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cryowgen_jax.io import write_text_atomic
+from cryowgen_jax.io.output import write_text_atomic
 from cryowgen_jax.types import InputError
 
 CHECKPOINT = "checkpoint"
@@ -47,11 +47,13 @@ def is_complete(output: pathlib.Path, settings: Settings) -> bool:
 
 
 @contextlib.contextmanager
-def under_way(output: pathlib.Path, settings: Settings, *, new: bool) -> Iterator[pathlib.Path]:
+def under_way(
+    output: pathlib.Path, settings: Settings, *, new: bool, temporary: bool = False
+) -> Iterator[pathlib.Path]:
     """Keep the settings beside a run; yields the folder for its checkpoints, and removes both when it is complete.
 
     An interruption or a failure says how to go on. A failure before anything was computed leaves the folder as empty as
-    it was, or, where it is ``new``, no folder.
+    it was, or, where it is ``new``, no folder. A ``temporary`` folder goes when the run is complete.
     """
     checkpoint = output / CHECKPOINT
     write_text_atomic(output / SETTINGS, json.dumps(settings, indent=2, allow_nan=False) + "\n")
@@ -68,6 +70,8 @@ def under_way(output: pathlib.Path, settings: Settings, *, new: bool) -> Iterato
         raise KeyboardInterrupt("repeat the command with --resume to go on from here") from stop
     (output / SETTINGS).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
+    if temporary:
+        output.rmdir()
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

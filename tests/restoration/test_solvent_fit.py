@@ -8,9 +8,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from cryowgen_jax.operators import wedge_mask
-from cryowgen_jax.restoration import solvent_model, volume_family
+from cryowgen_jax.restoration import solvent_fit, volume_family
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.solvent_settings import SETTINGS
 from cryowgen_jax.restoration.spectra import shells_of
-from cryowgen_jax.restoration.volume_model import Geometry
+from cryowgen_jax.restoration.volume_model import NoiseRule
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.spatial import fourier
 
@@ -38,7 +40,7 @@ def models():
     sim = tomogram()
     halves, scale = standardised(sim.half1, sim.half2)
     one, scale_of_one = standardised(sim.half1)
-    return solvent_model.first_model(halves, MASK), scale, solvent_model.first_model(one, MASK), scale_of_one
+    return solvent_fit.first_model(halves, MASK), scale, solvent_fit.first_model(one, MASK), scale_of_one
 
 
 def well_filled(model):
@@ -49,7 +51,7 @@ def test_noise_from_two_halves_is_that_of_their_mean():
     model, scale, *_ = models()
     expected = tomogram().noise_sd ** 2 / 2 / scale**2
     many = well_filled(model)
-    assert model.noise_rule == "difference of the halves"
+    assert model.noise_rule is NoiseRule.HALVES
     assert many.sum() > 10
     deviation = (model.noise[many] / expected - 1) * np.sqrt(model.shells.count[many] / 2)
     assert np.abs(deviation).max() < 4.5  # standard errors
@@ -59,21 +61,22 @@ def test_noise_from_two_halves_is_that_of_their_mean():
 
 def test_white_noise_of_one_tomogram_is_found_in_its_weakest_shells():
     *_, model, scale = models()
-    assert model.noise_rule.startswith("white")
+    assert model.noise_rule is NoiseRule.WHITE
     np.testing.assert_allclose(np.sqrt(model.noise) * scale, tomogram().noise_sd, rtol=0.06)
 
 
 def coloured_model():
     noise = gaussian_filter(np.random.default_rng(3).standard_normal(SHAPE), 0.6, mode="wrap")
     (one,), _ = standardised(through_wedge(tomogram().truth + tomogram().noise_sd * noise))
-    return solvent_model.first_model((one,), MASK)
+    return solvent_fit.first_model((one,), MASK)
 
 
 def test_coloured_noise_is_not_taken_for_white():
     model = coloured_model()
-    assert model.noise_rule.startswith("coloured")
+    assert model.noise_rule is NoiseRule.COLOURED
     low, high = (
-        model.noise[(model.shells.centre > a) & (model.shells.centre < b)].mean() for a, b in ((0.1, 0.2), (0.4, 0.5))
+        model.noise[(model.shells.frequency > a) & (model.shells.frequency < b)].mean()
+        for a, b in ((0.1, 0.2), (0.4, 0.5))
     )
     assert low > 3 * high  # the filter's power falls by a factor of ten between the two bands
 
@@ -92,7 +95,7 @@ def ball_in_vacuum():
     texture = gaussian_filter(rng.standard_normal(SHAPE), 1.5, mode="wrap")
     truth = gaussian_filter(inside * (1 + texture / texture.std()), 0.7, mode="wrap")
     (data,), scale = standardised(through_wedge(truth))
-    model = volume_family.fit((data,), MASK, Geometry((-60.0, 60.0)), None, of_spread=False)
+    model = solvent_fit.fit((data,), MASK, Geometry((-60.0, 60.0)), of_spread=False)
     return truth / scale, model, np.asarray(model.mean)
 
 
@@ -104,10 +107,10 @@ def test_a_map_without_noise_is_told_from_coloured_noise(monkeypatch):
     assert coloured_model().cleanness == 0.0
     assert models()[0].cleanness == models()[2].cleanness == 0.0
     truth, model, mean = ball_in_vacuum()
-    assert model.noise_rule.startswith("coloured")
+    assert model.noise_rule is NoiseRule.COLOURED
     assert model.cleanness == 1.0
     found = wedge_correlation(truth, mean)
-    monkeypatch.setattr(solvent_model, "_cleanness", lambda shares, shells: 0.0)
+    monkeypatch.setattr(solvent_fit, "_cleanness", lambda shares, shells, settings: 0.0)
     assert found > wedge_correlation(truth, ball_in_vacuum()[2]) + 0.02
 
 
@@ -128,7 +131,7 @@ def test_solvent_spectrum_is_that_of_the_simulated_texture_and_not_of_particles(
     outside = sim.labels == 0
     texture = np.where(outside, sim.truth, 0)
     power = model.shells.mean(np.abs(np.fft.rfftn(texture - texture[outside].mean() * outside, norm="ortho")) ** 2)
-    band = (model.shells.centre > 0.06) & (model.shells.centre < 0.2)
+    band = (model.shells.frequency > 0.06) & (model.shells.frequency < 0.2)
     ratio = model.solvent[band] / (power[band] / outside.mean() / scale**2)
     assert 0.3 < np.median(ratio) < 6
     assert np.median(model.particle[band] / model.solvent[band]) > 2
@@ -191,7 +194,7 @@ def test_the_posterior_is_the_model_of_the_docstring(rng):
 def test_updates_keep_the_noise_of_halves_and_sharpen_the_envelope():
     model, *_ = models()
     truth = through_wedge(tomogram().truth) / models()[1]
-    better = solvent_model.update(solvent_model.update(model, truth, 0.5), truth, 1.0)
+    better = solvent_fit.update(solvent_fit.update(model, truth, 0.5), truth, 1.0)
     np.testing.assert_array_equal(better.noise, model.noise)
     assert abs(better.level - model.level) < 0.05  # a mean over the envelope drifts by 0.3
     labels = tomogram().labels
@@ -205,7 +208,7 @@ def test_updates_keep_the_noise_of_halves_and_sharpen_the_envelope():
 def test_a_higher_threshold_leaves_more_to_solvent():
     model, *_ = models()
     truth = through_wedge(tomogram().truth) / models()[1]
-    low, high = (solvent_model.update(model, truth, t).envelope.mean() for t in (0.3, 1.0))
+    low, high = (solvent_fit.update(model, truth, t).envelope.mean() for t in (0.3, 1.0))
     assert high > low
 
 
@@ -232,7 +235,7 @@ def test_starts_are_draws_of_the_posterior(widening):
     posterior = model.posterior(MASK)
     wiener = jax.jit(posterior.drift)(jnp.zeros(SHAPE))
     assert np.linalg.norm(jax.jit(posterior.drift)(mean)) < 0.02 * np.linalg.norm(wiener)
-    exactly = model.posterior_mean(mean, MASK, solvent_model.EXACTLY)
+    exactly = model.posterior_mean(mean, MASK, SETTINGS.final_residual)
     exact = dataclasses.replace(model, mean=np.asarray(exactly)).posterior(MASK)
     assert np.linalg.norm(jax.jit(exact.drift)(exactly)) < 1e-3 * np.linalg.norm(wiener)
     log_density = jax.jit(posterior.log_density)
@@ -250,8 +253,8 @@ def test_starts_are_draws_of_the_posterior(widening):
 def test_pure_noise_is_nearly_all_solvent():
     noise = through_wedge(np.random.default_rng(8).standard_normal(SHAPE))
     (one,), _ = standardised(noise)
-    model = solvent_model.first_model((one,), MASK)
-    model = solvent_model.update(model, np.zeros(SHAPE, np.float32) + 0.01 * np.asarray(one), 1.0)
+    model = solvent_fit.first_model((one,), MASK)
+    model = solvent_fit.update(model, np.zeros(SHAPE, np.float32) + 0.01 * np.asarray(one), 1.0)
     assert model.envelope.mean() > 0.8
     assert np.median(model.signal) < 0.15 * np.median(model.noise)
 
@@ -268,7 +271,7 @@ def test_pure_noise_is_nearly_all_solvent():
 def test_a_blind_model_lacks_the_tilts_in_the_middle(tilts, axes, hidden):
     tilt, beam = axes
     mask = np.asarray(wedge_mask(SHAPE, tilts, tilt_axis=tilt, beam_axis=beam))
-    seen = solvent_model.without_middle(mask, SHAPE, Geometry(tilts, tilt, beam))
+    seen = solvent_fit.without_middle(mask, SHAPE, Geometry(tilts, tilt, beam))
     frequency = dict(zip("zyx", np.broadcast_arrays(*fourier.frequencies(SHAPE)), strict=True))
     k_beam, k_plane = frequency[beam], frequency[({*"xyz"} - {tilt, beam}).pop()]
     inside = (np.abs(k_beam) < 0.5) & (np.abs(k_plane) < 0.5)
@@ -280,7 +283,7 @@ def test_a_blind_model_lacks_the_tilts_in_the_middle(tilts, axes, hidden):
     axis = (k_beam == 0) & (k_plane == 0)
     np.testing.assert_array_equal(seen[axis], mask[axis])
     whole = np.ones_like(mask)
-    np.testing.assert_array_equal(solvent_model.without_middle(whole, SHAPE, Geometry((-90, 90), tilt, beam)), whole)
+    np.testing.assert_array_equal(solvent_fit.without_middle(whole, SHAPE, Geometry((-90, 90), tilt, beam)), whole)
 
 
 @pytest.mark.parametrize(("too_sure", "noise", "expected"), [(1.0, 0.02, 1.0), (8.0, 0.02, 8.0), (8.0, 100.0, 1.0)])
@@ -292,7 +295,7 @@ def test_solvent_is_widened_by_as_much_as_a_blind_model_was_too_sure(rng, too_su
     model, *_ = models()
     model = dataclasses.replace(model, particle=30 * model.solvent, noise=noise * model.solvent)
     spread = model.shells.spread
-    seen = solvent_model.without_middle(MASK, SHAPE, Geometry((-60, 60)))
+    seen = solvent_fit.without_middle(MASK, SHAPE, Geometry((-60, 60)))
 
     def coloured(power):
         return np.fft.rfftn(rng.standard_normal(SHAPE), norm="ortho") * np.sqrt(spread(power))
@@ -307,10 +310,10 @@ def test_solvent_is_widened_by_as_much_as_a_blind_model_was_too_sure(rng, too_su
     )
     blind = dataclasses.replace(sure, shells=shells_of(SHAPE, seen), halves=(sure.halves[0] * seen,))
     blind = dataclasses.replace(blind, mean=np.asarray(blind.posterior_mean(jnp.zeros(SHAPE), seen)))
-    found = solvent_model.widen(sure, MASK, blind, seen).widening
+    found = solvent_fit.widen(sure, MASK, blind, seen).widening
     many = shells_of(SHAPE, MASK - seen).count > 100
     assert many.sum() > 10
-    factor = np.log(found[many]) / solvent_model.SHARE_OF_WIDENING
+    factor = np.log(found[many]) / SETTINGS.share_of_widening
     assert factor.mean() == pytest.approx(np.log(expected), abs=0.1)
     assert np.abs(factor - np.log(expected)).max() < 0.5
 
@@ -325,7 +328,7 @@ def spread_over_error(seed):
     """In the wedge of a tomogram whose truth is known: of the family, and without the widening."""
     sim = tomogram(0.1, seed)
     halves, scale = standardised(sim.half1, sim.half2)
-    model = volume_family.fit(halves, MASK, Geometry((-60, 60)), None)
+    model = solvent_fit.fit(halves, MASK, Geometry((-60, 60)))
     ratios = []
     for widening in (model.widening, np.ones_like(model.widening)):
         starts = volume_family.starts(
