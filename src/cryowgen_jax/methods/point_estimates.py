@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.methods.family import Family
+from cryowgen_jax.optimisation import minimise
 from cryowgen_jax.potentials import Posterior, drawable_part, split
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
 
 COLDEST = 1e-3  # temperature at which cryogen_ot looks for its answer
-MEMORY = 10  # past gradients of L-BFGS
 
 
 def cryogen_map(key: PRNGKey, posterior: Posterior, *, num_steps: int = 200, num_starts: int = 1) -> Family:
@@ -76,13 +74,6 @@ def untethered(posterior: Posterior) -> Posterior:
     return dataclasses.replace(posterior, prior_precision=COLDEST * jnp.asarray(posterior.prior_precision))
 
 
-class _Ascent(NamedTuple):
-    position: Array
-    optimizer: optax.OptState
-    slope: Array
-    step: Array
-
-
 @functools.lru_cache(maxsize=8)
 def _climb(num_steps: int, num_starts: int) -> Callable[[PRNGKey, Posterior], Array]:
     return platform.jit(functools.partial(_best_of, num_steps, num_starts))
@@ -100,29 +91,9 @@ def _best_of(num_steps: int, num_starts: int, key: PRNGKey, posterior: Posterior
 
     def one(index: Array) -> tuple[Array, Array]:
         start = jnp.where(index == 0, stiff.mean, gaussian.draw(jax.random.fold_in(key, index)))
-        found = start + unwhiten(_minimum(lambda u: -posterior.log_density(start + unwhiten(u)), start, num_steps))
+        down = minimise(lambda u: -posterior.log_density(start + unwhiten(u)), jnp.zeros_like(start), num_steps)
+        found = start + unwhiten(down)
         return found, posterior.log_density(found)
 
     found, heights = jax.lax.map(one, jnp.arange(num_starts))
     return found[jnp.argmax(jnp.where(jnp.isnan(heights), -jnp.inf, heights))]
-
-
-def _minimum(function: Callable[[Array], Array], like: Array, num_steps: int) -> Array:
-    """Minimum of a function near 0 by L-BFGS with a line search."""
-    optimizer = optax.lbfgs(memory_size=MEMORY)
-    value_and_slope = optax.value_and_grad_from_state(function)
-    tiny = 1e-6 * jnp.sqrt(jnp.asarray(like.size, like.dtype))
-
-    def unfinished(ascent: _Ascent) -> Array:
-        return (ascent.step < num_steps) & (jnp.sqrt(jnp.sum(ascent.slope**2)) > tiny)
-
-    def step(ascent: _Ascent) -> _Ascent:
-        value, slope = value_and_slope(ascent.position, state=ascent.optimizer)
-        updates, state = optimizer.update(
-            slope, ascent.optimizer, ascent.position, value=value, grad=slope, value_fn=function
-        )
-        return _Ascent(optax.apply_updates(ascent.position, updates), state, slope, ascent.step + 1)
-
-    zero = jnp.zeros_like(like)
-    start = _Ascent(zero, optimizer.init(zero), jnp.full_like(like, jnp.inf), jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(unfinished, step, start).position

@@ -29,6 +29,7 @@ import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.methods import untethered
+from cryowgen_jax.optimisation import Iterate, debiased_average, follow_gradient, start_average
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.training.consistency import Network, Reobservation, consistency
@@ -213,7 +214,7 @@ class AmortisedNegatives:
         """The network as it is given."""
         del key, posteriors, observations
         network = jax.tree.map(jnp.asarray, as_pytree(self.network))
-        return AmortisedState(network, network, self.optimizer.init(network), self._ema.init(network))
+        return AmortisedState(network, network, self.optimizer.init(network), start_average(network))
 
     def draw(
         self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: AmortisedState
@@ -221,27 +222,22 @@ class AmortisedNegatives:
         """The network's answers after ``num_steps`` more steps."""
         step = _Step(posteriors, observations, self.amortisation, index.size)
 
-        def one(carry: tuple[PyTree, PyTree], key: PRNGKey) -> tuple[tuple[PyTree, PyTree], None]:
-            network, optimizer = carry
-            slope, _, _ = step(key, network, ())
-            updates, optimizer = self.optimizer.update(slope, optimizer, network)
-            return (optax.apply_updates(network, updates), optimizer), None
+        def slope_at(key: PRNGKey, network: PyTree, nothing: tuple[()]) -> tuple[PyTree, tuple[()], None]:
+            slope, nothing, _ = step(key, network, nothing)
+            return slope, nothing, None
 
-        keys = jax.random.split(key, self.num_steps)
-        (network, optimizer), _ = jax.lax.scan(one, (state.network, state.optimizer), keys)
+        start = Iterate(state.network, average=(), optimizer=state.optimizer, state=())
+        end, _ = follow_gradient(slope_at, self.optimizer, start, jax.random.split(key, self.num_steps))
+        network = end.parameters
 
         def answer(observation: Array) -> tuple[Array, Array]:
             volume = network(observation)
             return volume, _balance(self.amortisation.target(posteriors(observation)), volume)
 
         volumes, balances = platform.map_items(answer, observations[index])
-        average, ema = self._ema.update(network, state.ema)
+        average, ema = debiased_average(self.decay, network, state.ema)
         negatives = Negatives(volumes[:, None], jnp.ones((index.size, 1)), balances)
-        return negatives, AmortisedState(network, average, optimizer, ema)
-
-    @property
-    def _ema(self) -> optax.GradientTransformation:
-        return optax.ema(self.decay)
+        return negatives, AmortisedState(network, average, end.optimizer, ema)
 
     def complaints(self, quality: float, virial: float) -> Iterator[str]:
         """Where the network is far from its maxima."""

@@ -1,4 +1,7 @@
-"""The one loop over optimiser steps: chunks of ``lax.scan``, a running average of the parameters, checkpoints."""
+"""Stochastic descent in chunks, with a running average of the parameters, logs, checkpoints and progress.
+
+The loop over the steps of a chunk is ``optimisation.follow_gradient``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 import optax
 
 from cryowgen_jax import io, platform
+from cryowgen_jax.optimisation import Iterate, follow_gradient
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
@@ -51,13 +55,6 @@ class Descent(NamedTuple):
     status: str
 
 
-class _Carry(NamedTuple):
-    parameters: PyTree
-    average: PyTree
-    optimizer: PyTree
-    state: PyTree
-
-
 def descend(
     key: PRNGKey,
     gradient: Gradient,
@@ -79,7 +76,7 @@ def descend(
         Iteration i uses ``fold_in(key, i)``, so that a resumed run is the uninterrupted one bit for bit.
     gradient
         (key, parameters, state) -> gradient of the parameters, state after it, logged scalars by name. A pytree
-        callable (``samplers.bind``) does not compile again for new arrays.
+        callable (``pytrees.bind``) does not compile again for new arrays.
     parameters, state
         Pytrees of arrays: what is optimised, and what a gradient hands on to the next.
     optimizer
@@ -100,7 +97,7 @@ def descend(
     optimizer = DEFAULT_OPTIMIZER if optimizer is None else optimizer
     started = saved = time.monotonic()
     gradient, parameters = as_pytree(gradient), jax.tree.map(jnp.asarray, parameters)
-    carry = _strongly_typed(_Carry(parameters, parameters, optimizer.init(parameters), state))
+    carry = _strongly_typed(Iterate(parameters, parameters, optimizer.init(parameters), state))
     done, log = 0, _empty_log(key, gradient, carry, num_iterations)
     if checkpoint is not None and (found := io.load_checkpoint(checkpoint, (carry, log))) is not None:
         done, (carry, log) = found
@@ -167,7 +164,7 @@ def _strongly_typed(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype) if hasattr(leaf, "dtype") else leaf, tree)
 
 
-def _empty_log(key: PRNGKey, gradient: Gradient, carry: _Carry, length: int) -> dict[str, np.ndarray]:
+def _empty_log(key: PRNGKey, gradient: Gradient, carry: Iterate, length: int) -> dict[str, np.ndarray]:
     *_, rows = jax.eval_shape(lambda c: gradient(key, c.parameters, c.state), carry)
     return {name: np.full(length, np.nan, np.float32) for name in rows}
 
@@ -182,16 +179,15 @@ def _first_broken(parameters: PyTree, rows: dict[str, np.ndarray]) -> int | None
 
 
 @functools.lru_cache(maxsize=32)
-def _chunk(optimizer: optax.GradientTransformation, length: int) -> Callable[..., tuple[_Carry, Log]]:
-    def run(key: PRNGKey, gradient: Gradient, decay: Array, carry: _Carry, start: Array) -> tuple[_Carry, Log]:
-        def one(carry: _Carry, i: Array) -> tuple[_Carry, Log]:
-            slope, state, log = gradient(jax.random.fold_in(key, i), carry.parameters, carry.state)
-            updates, optimizer_state = optimizer.update(slope, carry.optimizer, carry.parameters)
-            parameters = optax.apply_updates(carry.parameters, updates)
-            kept = jnp.minimum(decay, i / (i + 9.0))
-            average = optax.incremental_update(parameters, carry.average, 1.0 - kept)
-            return _Carry(parameters, average, optimizer_state, state), log
+def _chunk(optimizer: optax.GradientTransformation, length: int) -> Callable[..., tuple[Iterate, Log]]:
+    def run(key: PRNGKey, gradient: Gradient, decay: Array, start: Iterate, first: Array) -> tuple[Iterate, Log]:
+        def slope_at(i: Array, parameters: PyTree, state: PyTree) -> tuple[PyTree, PyTree, Log]:
+            return gradient(jax.random.fold_in(key, i), parameters, state)
 
-        return jax.lax.scan(one, carry, start + jnp.arange(length))
+        def averaged(i: Array, parameters: PyTree, average: PyTree) -> PyTree:
+            kept = jnp.minimum(decay, i / (i + 9.0))
+            return optax.incremental_update(parameters, average, 1.0 - kept)
+
+        return follow_gradient(slope_at, optimizer, start, first + jnp.arange(length), averaged)
 
     return platform.jit(run)
