@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryowgen_jax.operators import Wedge, wedge_mask
+from cryowgen_jax.operators import Wedge, traced_wedge_mask, wedge_mask
 from cryowgen_jax.types import FourierDiagonal, InputError
 from tests.conftest import SHARED
 
@@ -227,6 +227,18 @@ def test_a_soft_edge_is_monotone_and_centred_on_the_boundary():
     near = used & (np.abs(angle - (60 - edge / 4)) < 0.4)
     np.testing.assert_allclose(values[near], quarter, atol=0.07)
     assert near.any()
+
+
+@pytest.mark.parametrize("shape", [(15, 21, 17), (16, 20, 18)])
+def test_a_range_that_is_traced_gives_the_same_mask_off_the_nyquist_planes(shape):
+    ranges = jnp.asarray([(-60.0, 60.0), (-40.0, 65.0), (-70.0, 20.0)])
+    masks = np.asarray(jax.jit(jax.vmap(lambda tilts: traced_wedge_mask(shape, tilts)))(ranges))
+    assert masks.dtype == np.float32
+    for mask, tilt_range in zip(masks, ranges, strict=True):
+        different = mask != np.asarray(wedge_mask(shape, tuple(tilt_range.tolist())))
+        if shape[0] % 2 == 0:
+            different[shape[0] // 2] = different[:, :, -1] = False
+        assert not different.any()
 
 
 def test_wedge_is_a_pytree_that_jits_vmaps_and_traces_once(rng):

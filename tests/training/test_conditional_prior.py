@@ -11,19 +11,9 @@ from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.simulation import crowded_phantom
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Specimens, learn_prior, prior_loss
-from cryowgen_jax.training.conditional_prior import example, shell_means, tilt_mask
+from cryowgen_jax.training.conditional_prior import example, shell_means
 
 BOX = (16, 20, 18)
-
-
-@pytest.mark.parametrize("tilt_range", [(-60.0, 60.0), (-40.0, 65.0)])
-def test_tilt_mask_is_the_wedge_mask(tilt_range):
-    mask = np.asarray(tilt_mask(BOX, jnp.asarray(tilt_range)))
-    expected = np.asarray(wedge_mask(BOX, tilt_range))
-    inner = (slice(None), slice(None), slice(0, -1))  # Nyquist planes of even axes count only where both signs do
-    different = mask[inner] != expected[inner]
-    different[BOX[0] // 2] = False
-    assert not different.any()
 
 
 def test_example_is_the_volume_through_the_wedge_with_the_noise(key, rng):

@@ -85,6 +85,31 @@ def wedge_mask(
     return _spread_over_box(shape, tilt_axis, beam_axis, coverage)
 
 
+def traced_wedge_mask(shape: tuple[int, ...], tilt_range: Array) -> Array:
+    """Return the mask of a tilt range that is an array: one drawn at random, or traced by ``jit`` or ``vmap``.
+
+    The same as :func:`wedge_mask` for tilt axis y, beam axis z and a hard edge, with two differences: on the Nyquist
+    planes of even axes one of the two signs decides alone, and the range is not checked.
+
+    Parameters
+    ----------
+    shape
+        (Z, Y, X) of the volume.
+    tilt_range
+        (lo, hi) in degrees, shape (2,).
+
+    Returns
+    -------
+    Array
+        float32, 0 or 1, rfftn layout (Z, Y, X // 2 + 1).
+    """
+    k_beam, _, k_plane = fourier.frequencies(shape)
+    angle = np.rad2deg(np.arctan2(k_beam, k_plane)).astype(np.float32)
+    lo, hi = tilt_range
+    inside = (degrees_inside(angle, lo, hi) >= 0) | (k_beam == 0)
+    return jnp.broadcast_to(inside, fourier.spectrum_shape(shape)).astype(jnp.float32)
+
+
 def degrees_inside(angle: np.ndarray, lo: float | Array, hi: float | Array) -> Any:
     """How far planes at these angles are inside a tilt range, all in degrees; negative in the missing wedge."""
     return (hi - lo) / 2 - abs((angle - (lo + hi) / 2 + 90) % 180 - 90)

@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 from cryowgen_jax.models import prior_net as priors
-from cryowgen_jax.operators.wedge import degrees_inside
+from cryowgen_jax.operators import traced_wedge_mask
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
@@ -58,7 +58,7 @@ def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey) -> Exam
     """
     shape = truth.shape
     truth = truth - jnp.mean(truth)
-    mask = tilt_mask(shape, tilt_range)
+    mask = traced_wedge_mask(shape, tilt_range)
     spectrum = fourier.rfftn(truth)
     white = fourier.rfftn(jax.random.normal(key, shape))
     signal = shell_means(jnp.abs(spectrum) ** 2, mask, shape)
@@ -68,15 +68,6 @@ def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey) -> Exam
     signal, noise = signal / variance + _FLOOR, noise / variance + _FLOOR
     seen = mask * (spectrum / unit + jnp.sqrt(noise) * white)
     return Example(truth / unit, seen, noise, signal, mask, tilt_range)
-
-
-def tilt_mask(shape: tuple[int, ...], tilt_range: Array) -> Array:
-    """1 where a tilt range measures; ``operators.wedge_mask`` for a range that is drawn at random."""
-    kz, _, kx = fourier.frequencies(shape)
-    angle = np.rad2deg(np.arctan2(kz, kx)).astype(np.float32)
-    low, high = tilt_range
-    inside = (degrees_inside(angle, low, high) >= 0) | (kz == 0)
-    return jnp.broadcast_to(inside, fourier.spectrum_shape(shape)).astype(jnp.float32)
 
 
 def shell_means(power: Array, mask: Array, shape: tuple[int, ...]) -> Array:
