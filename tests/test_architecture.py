@@ -194,7 +194,7 @@ WRONG = {
     "flax outside models": ("samplers.pcnl", "from flax import nnx", "flax"),
     "blackjax in a method": ("methods.langevin", "import blackjax", "blackjax"),
     "blackjax at the command line": ("cli.main", "from blackjax.mcmc import mala", "blackjax"),
-    "matplotlib outside report": ("simulation.score", "import matplotlib.pyplot as plt", "matplotlib"),
+    "matplotlib outside report": ("simulation.evaluation", "import matplotlib.pyplot as plt", "matplotlib"),
     "click outside cli": ("report.page", "from click import echo", "click"),
     "a room of nobody": ("helpers.core", "import jax", "knows no such room"),
 }

@@ -68,9 +68,9 @@ def test_network_learns_to_fill_the_wedge(rng):
     start = prior_network(channels=6, levels=2)
     result = learn_prior(jax.random.key(0), start, draw, optimizer=optax.adam(2e-3), num_iterations=30, batch_size=2)
     assert result.status == "ok"
-    score = jax.jit(lambda network, k: prior_loss(network, unseen(k))[1])
-    rows = [score(result.average, jax.random.key(100 + i)) for i in range(8)]
-    before = [score(start, jax.random.key(100 + i)) for i in range(8)]
+    parts = jax.jit(lambda network, k: prior_loss(network, unseen(k))[1])
+    rows = [parts(result.average, jax.random.key(100 + i)) for i in range(8)]
+    before = [parts(start, jax.random.key(100 + i)) for i in range(8)]
     mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     untrained = {name: float(np.mean([row[name] for row in before])) for name in rows[0]}
     assert abs(untrained["wedge_correlation"]) < 0.05, "negative control: a Wiener filter leaves the wedge empty"

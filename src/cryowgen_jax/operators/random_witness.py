@@ -1,4 +1,4 @@
-"""The witness that observations pay for: score of a volume once it is rotated at random and put through the wedge."""
+"""Witnesses on volumes made from a witness on observations: rotate at random, apply the wedge, add noise, evaluate."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RotatedWitness:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoisyWitness:
-    r"""E D(y + eps), eps = F^-1 (a . F xi) with white xi of unit variance: what D pays once noise is put back.
+    r"""E D(y + eps), eps = F^-1 (a . F xi) with white xi of unit variance: D averaged over added noise.
 
     Reconstructed observations have noise where they were measured only, and not white: ``amplitude`` a is the square
     root of its power spectrum, in rfftn layout, 0 inside the wedge. ``at(key)`` draws eps; called itself it is the

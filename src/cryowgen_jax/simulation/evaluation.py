@@ -21,7 +21,7 @@ _ALONE = 1 - 1e-6  # sum of squared weights from which one member has all the we
 _ROUNDING = 1e-10  # of the truth's energy: an estimate with less holds float32 rounding and no density
 
 
-class Score(NamedTuple):
+class Evaluation(NamedTuple):
     """One row of a table; nan where a quantity is not defined.
 
     Attributes
@@ -71,10 +71,10 @@ class WedgeErrors(NamedTuple):
     spread: np.ndarray
 
 
-def score_family(
+def evaluate_family(
     truth: np.ndarray, mean: np.ndarray, samples: np.ndarray, weights: np.ndarray, mask: np.ndarray
-) -> Score:
-    r"""Score an estimate and its family against the truth.
+) -> Evaluation:
+    r"""Compare an estimate and its family with the truth.
 
     With V the truth's spectrum, E the mean's, c the multiplicities of the half spectrum and W the coefficients with
     mask 0 and 0 < |k| < 0.25,
@@ -115,7 +115,7 @@ def score_family(
         ratio = _ratio(np.sum(spread**2), np.sum(size**2))
         coverage = float(np.mean(size < 1.96 * spread))
         correlation = _correlation_of_voxels(size, spread)
-    return Score(
+    return Evaluation(
         0.0 if energy < _ROUNDING else _correlation(v, e, scene.wedge),
         _correlation(v, e, scene.measured),
         energy,
@@ -130,7 +130,7 @@ def score_family(
 def wedge_errors(
     truth: np.ndarray, mean: np.ndarray, samples: np.ndarray, weights: np.ndarray, mask: np.ndarray
 ) -> WedgeErrors:
-    """Error and predicted spread of the wedge component below 0.25 cycles per voxel; arguments of `score_family`."""
+    """Error and predicted spread of the wedge component below 0.25 cycles per voxel; arguments of `evaluate_family`."""
     return _wedge_errors(_scene(truth, mean, samples, weights, mask), samples)
 
 

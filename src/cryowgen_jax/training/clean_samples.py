@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Array, PRNGKey
 
-Positives = Array | Callable[[PRNGKey], Array]
+CleanSamples = Array | Callable[[PRNGKey], Array]
 
 
-def drawer(positives: Positives) -> Callable[[PRNGKey], Array]:
+def drawer(samples: CleanSamples) -> Callable[[PRNGKey], Array]:
     """Key -> one sample, as a pytree: of an array (M, ...) one entry at random, or the function given."""
-    return as_pytree(positives) if callable(positives) else bind(_pick, jnp.asarray(positives))
+    return as_pytree(samples) if callable(samples) else bind(_pick, jnp.asarray(samples))
 
 
 def _pick(library: Array, key: PRNGKey) -> Array:

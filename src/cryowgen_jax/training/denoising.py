@@ -21,7 +21,7 @@ import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.pytrees import as_pytree
-from cryowgen_jax.training.clean_samples import Positives, drawer
+from cryowgen_jax.training.clean_samples import CleanSamples, drawer
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
@@ -40,7 +40,7 @@ def denoising_loss(witness: Function, known: Function | None, clean: Array, leve
 def match_scores(
     key: PRNGKey,
     witness: Function,
-    positives: Positives,
+    clean_samples: CleanSamples,
     noise_levels: tuple[float, float],
     *,
     known: Function | None = None,
@@ -59,8 +59,8 @@ def match_scores(
         Iteration i depends on ``fold_in(key, i)``.
     witness
         Where to start; a pytree callable, differentiable twice in reverse mode.
-    positives
-        Clean samples: an array (M, ...), or key -> one draw.
+    clean_samples
+        An array (M, ...), or key -> one draw.
     noise_levels
         Smallest and largest sigma, in the units of the samples.
     known
@@ -86,7 +86,7 @@ def match_scores(
     levels = jnp.asarray([low, high], jnp.float32)
     return descend(
         key,
-        _Step(drawer(positives), levels, known, batch_size),
+        _Step(drawer(clean_samples), levels, known, batch_size),
         as_pytree(witness),
         (),
         optimizer=optimizer,

@@ -25,13 +25,15 @@ import optax
 from cryowgen_jax import platform
 from cryowgen_jax.potentials import Posterior, surrogate
 from cryowgen_jax.pytrees import as_pytree
-from cryowgen_jax.training.clean_samples import Positives, drawer
+from cryowgen_jax.training.clean_samples import CleanSamples, drawer
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend, require_batch
 from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 PARTS = ("witness", "decoder", "center", "log_data_weight", "log_prior_precision")
 RUNAWAY = 5.0  # times the witness gap of the second fifth of the run
+
+WitnessValue = Callable[[Callable[[Array], Array], Array], Array]
 
 
 @jax.tree_util.register_dataclass
@@ -84,15 +86,15 @@ def objective(
     positives: Array,
     observations: Array,
     negatives: Negatives,
-    score: Callable[[Callable[[Array], Array], Array], Array] | None = None,
+    witness_value: WitnessValue | None = None,
 ) -> Array:
     """J with positives (P, ...) and negatives (B, K, ...) held fixed: its gradient in the model estimates that of J.
 
-    Its value is not J (see ``surrogate``). ``score``: (witness, positive) -> what the witness pays for it; w(z) itself
+    Its value is not J (see ``surrogate``). ``witness_value``: (witness, positive) -> the value of a positive in J; w(z)
     by default.
     """
-    pay = _value if score is None else score
-    clean = platform.map_items(lambda z: pay(model.witness, z), positives)
+    value = _value if witness_value is None else witness_value
+    clean = platform.map_items(lambda z: value(model.witness, z), positives)
 
     def potential(item: tuple[Array, Array, Array]) -> Array:
         observation, samples, weights = item
@@ -107,7 +109,7 @@ def train(
     key: PRNGKey,
     model: Model,
     observations: Array,
-    positives: Positives,
+    positives: CleanSamples,
     *,
     learn: Sequence[str] = ("witness",),
     negatives: NegativeSampler | None = None,
@@ -117,7 +119,7 @@ def train(
     num_positives: int | None = None,
     jitter: float = 0.0,
     energy_penalty: float = 0.0,
-    score: Callable[[Callable[[Array], Array], Array], Array] | None = None,
+    witness_value: WitnessValue | None = None,
     decay: float = 0.99,
     checkpoint: str | pathlib.Path | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
@@ -133,8 +135,8 @@ def train(
     observations
         (N, ...), of which ``batch_size`` are taken per iteration, without replacement.
     positives
-        Clean samples: an array (M, ...) to draw from, or key -> one draw (with random poses, say). For witnesses with
-        a ``score`` of their own, what that takes.
+        Clean samples: an array (M, ...) to draw from, or key -> one draw (with random poses, say). With a
+        ``witness_value`` of their own, what that takes.
     learn
         Of "witness", "decoder", "center", "log_data_weight", "log_prior_precision"; or fields of these, such as
         "witness.witness" for D of a ``RotatedWitness`` without its mask and rotations.
@@ -152,7 +154,7 @@ def train(
         from growing infinitely narrow modes.
     energy_penalty
         Subtracts this times (E w(z+)^2 + E w(z-)^2).
-    score
+    witness_value
         As in :func:`objective`.
     decay, checkpoint, progress
         As in :func:`~cryowgen_jax.training.descent.descend`. A run resumed from its checkpoint is the uninterrupted one
@@ -183,7 +185,7 @@ def train(
         negatives,
         batch_size,
         num_positives or batch_size,
-        score,
+        witness_value,
         energy_penalty,
     )
     found = descend(
@@ -237,7 +239,7 @@ class _Step:
     negatives: NegativeSampler = dataclasses.field(metadata={"static": True})
     batch_size: int = dataclasses.field(metadata={"static": True})
     num_positives: int = dataclasses.field(metadata={"static": True})
-    score: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
+    witness_value: WitnessValue | None = dataclasses.field(metadata={"static": True})
     energy_penalty: float = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key: PRNGKey, parameters: dict[str, PyTree], state: PyTree) -> tuple[PyTree, PyTree, Log]:
@@ -253,10 +255,10 @@ class _Step:
 
         def value(parameters: dict[str, PyTree]) -> Array:
             model = _with_parts(self.model, parameters)
-            gain = objective(model, positives, observations, negatives, self.score)
+            gain = objective(model, positives, observations, negatives, self.witness_value)
             if not self.energy_penalty:
                 return gain
-            squares = jnp.mean(self._paid(model.witness, positives) ** 2)
+            squares = jnp.mean(self._values(model.witness, positives) ** 2)
             squares = squares + _mean(lambda z: model.witness(z) ** 2, negatives)
             return gain - self.energy_penalty * squares  # knows nothing of the parts that go downhill
 
@@ -266,9 +268,9 @@ class _Step:
                 slope[name] = jax.tree.map(jnp.negative, slope[name])
         return slope, state, self._log(model, observations, positives, negatives)
 
-    def _paid(self, witness: Callable[[Array], Array], positives: Array) -> Array:
-        pay = _value if self.score is None else self.score
-        return platform.map_items(lambda z: pay(witness, z), positives)
+    def _values(self, witness: Callable[[Array], Array], positives: Array) -> Array:
+        value = _value if self.witness_value is None else self.witness_value
+        return platform.map_items(lambda z: value(witness, z), positives)
 
     def _log(self, model: Model, observations: Array, positives: Array, negatives: Negatives) -> Log:
         def look(item: tuple[Array, Array, Array]) -> tuple[Array, ...]:
@@ -285,7 +287,7 @@ class _Step:
 
         sums = platform.map_items(look, (observations, negatives.samples, negatives.weights))
         value, slope, virial = (jnp.sum(column) / _count(negatives) for column in sums)
-        gap = jnp.mean(self._paid(model.witness, positives)) - value
+        gap = jnp.mean(self._values(model.witness, positives)) - value
         return {"gap": gap, "slope": slope, "quality": jnp.mean(negatives.quality), "virial": virial}
 
 
