@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryowgen_jax.operators import Wedge, traced_wedge_mask, wedge_mask
+from cryowgen_jax.operators import Wedge, tilt_slope, traced_wedge_mask, wedge_mask
 from cryowgen_jax.types import FourierDiagonal, InputError
 from tests.conftest import SHARED
 
@@ -206,6 +206,18 @@ def test_layout_and_extremes():
 def test_no_frequency_along_the_beam_counts_as_measured(edge):
     assert float(wedge_mask((6, 7, 8), (10, 60), edge=edge)[0].min()) == 1.0
     assert float(wedge_mask((6, 7, 8), (10, 60), beam_axis="x", edge=edge)[..., 0].min()) == 1.0
+
+
+@pytest.mark.parametrize("angle", [-60.0, -7.0, 35.0])
+def test_the_slope_of_a_tilt_is_that_of_the_edge(angle):
+    """On a fine grid the mask ends where k_beam passes slope times k_plane."""
+    mask = np.asarray(wedge_mask((201, 1, 201), (min(angle, 0.0) - 1e-3, max(angle, 0.0) + 1e-3)))[:, 0]
+    kz, kx = np.fft.fftfreq(201)[:, None], np.fft.rfftfreq(201)[None, 1:]
+    beyond = (np.sign(angle) * (kz - tilt_slope(angle) * kx) > 0.01) & (np.sign(angle) * kz > 0)
+    within = (np.sign(angle) * (kz - tilt_slope(angle) * kx) < -0.01) & (np.sign(angle) * kz > 0)
+    assert beyond.any()
+    assert not mask[:, 1:][beyond].any()
+    assert mask[:, 1:][within].all()
 
 
 def test_a_soft_edge_is_monotone_and_centred_on_the_boundary():

@@ -110,6 +110,11 @@ def traced_wedge_mask(shape: tuple[int, ...], tilt_range: Array) -> Array:
     return jnp.broadcast_to(inside, fourier.spectrum_shape(shape)).astype(jnp.float32)
 
 
+def tilt_slope(angle: float) -> float:
+    """k_beam / k_plane on the plane that a projection at this tilt angle, in degrees, measures."""
+    return float(np.tan(np.deg2rad(angle)))
+
+
 def degrees_inside(angle: np.ndarray, lo: float | Array, hi: float | Array) -> Any:
     """How far planes at these angles are inside a tilt range, all in degrees; negative in the missing wedge."""
     return (hi - lo) / 2 - abs((angle - (lo + hi) / 2 + 90) % 180 - 90)

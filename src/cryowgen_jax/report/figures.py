@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from cryowgen_jax.operators import tilt_slope
 from cryowgen_jax.spatial.fourier import rfftn
 from cryowgen_jax.types import InputError
 
@@ -119,8 +120,7 @@ def spectrum_figure(
             aspect="equal",
         )
         for tilt in tilt_range or ():
-            slope = np.tan(np.deg2rad(tilt))
-            axis.axline((0, 0), slope=slope, color="white", linewidth=1.0, linestyle=(0, (4, 3)), alpha=0.9)
+            axis.axline((0, 0), slope=tilt_slope(tilt), color="white", linewidth=1.0, linestyle=(0, (4, 3)), alpha=0.9)
         axis.set_title(name, fontsize=11)
         axis.set_xlabel(f"kx ({label})", fontsize=9)
         axis.tick_params(labelsize=8)
