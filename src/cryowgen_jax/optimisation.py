@@ -43,21 +43,20 @@ def follow_gradient(
     Parameters
     ----------
     gradient
-        (item, parameters, state) -> gradient of the parameters, state after it, what is logged.
+        (item, parameters, state) -> gradient of the parameters, state after it, log.
     optimizer
         Optax transformation.
     start
         Where to start from.
     items
-        What the steps differ in, such as keys or step numbers; arrays with a leading axis of the number of steps.
+        One per step, such as its key or number: arrays with a leading axis for the steps.
     average
-        (item, parameters after the step, average before it) -> average after it; ``start.average`` stays as it is
-        without.
+        (item, parameters after the step, average before it) -> average after it. Without it ``start.average`` is kept.
 
     Returns
     -------
     tuple[Iterate, PyTree]
-        Where the descent has come to, and what was logged, stacked along a leading axis.
+        The last iterate, and the logs of all steps, stacked along a leading axis.
     """
 
     def step(at: Iterate, item: Any) -> tuple[Iterate, PyTree]:
@@ -103,12 +102,6 @@ def minimise(function: Callable[[Array], Array], start: Array, num_steps: int) -
     -------
     Array
         The last position.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> bool(jnp.allclose(minimise(lambda z: jnp.sum((z - 2.0) ** 2), jnp.zeros(3), 50), 2.0))
-    True
     """
     optimizer = optax.lbfgs(memory_size=MEMORY)
     value_and_slope = optax.value_and_grad_from_state(function)

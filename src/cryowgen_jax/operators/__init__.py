@@ -1,4 +1,4 @@
-"""The forward operators A: missing wedge, rotation, composition. See ARCHITECTURE.md."""
+"""The forward operators A (missing wedge, rotation, composition), and witnesses made with them. See ARCHITECTURE.md."""
 
 from cryowgen_jax.operators.compose import Composition, Rotation, compose
 from cryowgen_jax.operators.random_witness import BoundedRotatedWitness, NoisyWitness, RotatedWitness

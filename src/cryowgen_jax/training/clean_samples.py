@@ -1,4 +1,4 @@
-"""Where clean samples come from."""
+"""Clean samples: an array of them, or a function that draws one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CleanSamples = Array | Callable[[PRNGKey], Array]
 
 
 def drawer(samples: CleanSamples) -> Callable[[PRNGKey], Array]:
-    """Key -> one sample, as a pytree: of an array (M, ...) one entry at random, or the function given."""
+    """Key -> one sample, as a pytree: a random entry of an array (M, ...), or the function that was given."""
     return as_pytree(samples) if callable(samples) else bind(_pick, jnp.asarray(samples))
 
 

@@ -29,9 +29,10 @@ Gradient = Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, PyTree, Log]]
 
 
 class TrainingProgress(NamedTuple):
-    """What a progress callback is told after every chunk of iterations.
+    """What a progress callback gets after every chunk of iterations.
 
-    ``log`` has the chunk's means by name; ``average`` and ``state`` are those of :class:`Descent` so far, to validate.
+    ``log`` has the chunk's means by name. ``average`` and ``state`` are the present ones of :class:`Descent`, so that a
+    callback can validate them.
     """
 
     step: int
@@ -76,21 +77,32 @@ def descend(
         Iteration i uses ``fold_in(key, i)``, so that a resumed run is the uninterrupted one bit for bit.
     gradient
         (key, parameters, state) -> gradient of the parameters, state after it, logged scalars by name. A pytree
-        callable (``pytrees.bind``) does not compile again for new arrays.
+        callable (``pytrees.bind``) is not compiled again for new arrays.
     parameters, state
-        Pytrees of arrays: what is optimised, and what a gradient hands on to the next.
+        Pytrees of arrays: what is optimised, and what one evaluation of the gradient hands on to the next.
     optimizer
         Optax transformation, Adam with a step of 1e-3 by default.
     num_iterations
         In total, those of a resumed checkpoint included.
     decay
-        Of the running average: a_i = d a_{i-1} + (1 - d) p_i with d = min(decay, i / (i + 9)), which forgets the start.
+        Of the running average: a_i = d a_{i-1} + (1 - d) p_i with d = min(decay, i / (i + 9)), so that the start has
+        little weight.
     chunk
         Iterations of one compiled call; after each the descent is checked, reported and saved.
     checkpoint
         Folder to save in and to resume from.
     progress
-        Told after every chunk.
+        Called after every chunk.
+
+    Returns
+    -------
+    Descent
+        ``average`` is usually better than ``parameters``.
+
+    Raises
+    ------
+    InputError
+        Where numbers do not fit, or the checkpoint is of another run.
     """
     if num_iterations < 0 or chunk < 1:
         raise InputError(f"num_iterations={num_iterations}, chunk={chunk}: give at least 0 and 1")
@@ -129,7 +141,7 @@ def descend(
 
 
 def require_batch(batch_size: int, number: int, of: str) -> None:
-    """Refuse a batch larger than what there is to take it from, or none."""
+    """Raise ``InputError`` for an empty batch, or one larger than the number of items."""
     if not 1 <= batch_size <= number:
         raise InputError(f"batch_size={batch_size}: give 1 to {number}, the number of {of}")
 
@@ -137,8 +149,8 @@ def require_batch(batch_size: int, number: int, of: str) -> None:
 def mean_slope(loss: Callable[..., tuple[Array, Log]], parameters: PyTree, items: PyTree) -> tuple[PyTree, Log]:
     """Means over the items (leading axis) of the gradient of ``loss(parameters, item)`` and of its log.
 
-    One by one where an item is large, so that one backward pass is in memory at a time; together where it is small, so
-    that weights get one gradient and not one for each.
+    Large items are taken one by one, so that one backward pass is in memory at a time. Small ones are taken together,
+    so that the gradient in the parameters is computed once and not once per item.
     """
 
     def mean(values: PyTree) -> PyTree:
@@ -160,7 +172,7 @@ def mean_slope(loss: Callable[..., tuple[Array, Log]], parameters: PyTree, items
 
 
 def _strongly_typed(tree: PyTree) -> PyTree:
-    """Without weak types, which a chunk's results no longer have, so that the next would be compiled anew."""
+    """Without weak types: a chunk's results have none, so that the second chunk would be compiled anew."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype) if hasattr(leaf, "dtype") else leaf, tree)
 
 

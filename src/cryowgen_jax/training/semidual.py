@@ -2,12 +2,14 @@ r"""Semi-dual training of the witness (EVIA; CryoWGEN-I and II at open-cryo.org)
 
 .. math:: \max_w \min_{A, \bar z, \lambda, \beta}\; J = E_{z \sim P_Z}[w(z)] + E_x[\Psi(x)] ,
 
-with Psi normalised. By :math:`\nabla \Psi = -E_\rho[\nabla F]` the gradients are
+where P_Z is the law of clean volumes and Psi is normalised. Since :math:`\nabla \Psi = -E_\rho[\nabla F]`, the
+gradient in the weights of w is
 
-.. math:: \nabla_w J = E_{P_Z}[\nabla_w w] - E_x E_{\rho(\cdot | x)}[\nabla_w w]
+.. math:: \nabla J = E_{z \sim P_Z}[\nabla w(z)] - E_x E_{z \sim \rho(\cdot | x)}[\nabla w(z)] ,
 
-(positives: clean samples; negatives: posterior draws), and for everything else that of Psi alone, which is followed
-downhill. At the optimum in w the draws of all posteriors together are distributed like the clean samples.
+which is followed uphill, with clean samples as positives and posterior draws as negatives. The gradient in all other
+parts is that of Psi alone, which is followed downhill. At the optimum in w the draws of all posteriors together are
+distributed like the clean samples.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ WitnessValue = Callable[[Callable[[Array], Array], Array], Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What the posteriors of all observations share; a pytree whose parts may be learned.
+    """What the posteriors of all observations have in common; a pytree whose parts may be learned.
 
     Parameters
     ----------
@@ -48,7 +50,7 @@ class Model:
     center
         Observation -> z-bar, a pytree callable.
     log_data_weight, log_prior_precision
-        Logarithms of lambda and beta.
+        Logarithms of lambda and beta, so that both stay positive.
     """
 
     witness: Callable[[Array], Array]
@@ -65,12 +67,24 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    r"""A trained model: after the last iteration, and its running average, which is the one to use.
+    r"""A trained model.
 
-    ``log`` has per iteration: ``gap`` = mean w of the positives less that of the negatives (near 0 at the optimum),
-    ``slope`` = mean \|grad w\| at the negatives, ``quality`` (see ``Negatives``), ``virial`` =
-    E[(z - zbar) . grad F] / D + 1, which is 0 where the negatives follow their posteriors. ``state`` is that of the
-    negatives; ``warnings`` says in words what looks like trouble; ``status`` is "ok", or where training stopped.
+    Attributes
+    ----------
+    model
+        After the last iteration.
+    average
+        Its running average, which is the one to use.
+    log
+        By name one value per iteration: ``gap``, mean w of the positives minus that of the negatives, near 0 at the
+        optimum; ``slope``, mean \|grad w\| at the negatives; ``quality``, see ``Negatives``; ``virial``,
+        E[(z - zbar) . grad F] / D + 1, which is 0 where the negatives follow their posteriors.
+    state
+        Of the negatives.
+    warnings
+        Sentences about what looks like trouble.
+    status
+        "ok", or at which iteration training stopped and why.
     """
 
     model: Model
@@ -88,10 +102,21 @@ def objective(
     negatives: Negatives,
     witness_value: WitnessValue | None = None,
 ) -> Array:
-    """J with positives (P, ...) and negatives (B, K, ...) held fixed: its gradient in the model estimates that of J.
+    """A scalar whose gradient in the model estimates that of J; its value is not J (see ``surrogate``).
 
-    Its value is not J (see ``surrogate``). ``witness_value``: (witness, positive) -> the value of a positive in J; w(z)
-    by default.
+    Parameters
+    ----------
+    model
+        What is differentiated.
+    positives
+        (P, ...), held fixed.
+    observations
+        (B, ...).
+    negatives
+        Draws of the posteriors of these observations, (B, K, ...), held fixed.
+    witness_value
+        (witness, positive) -> the value that stands for w(z) in the first term of J, where positives are not volumes:
+        ``lambda w, y: w.witness(y)`` for observations and a ``RotatedWitness``. By default w(z).
     """
     value = _value if witness_value is None else witness_value
     clean = platform.map_items(lambda z: value(model.witness, z), positives)
@@ -101,7 +126,7 @@ def objective(
         return surrogate(model.posterior(observation), samples, weights, normalised=True)
 
     shares = _shares(negatives)
-    weights = jnp.where(shares[:, None] > 0, negatives.weights, 1.0)  # of what does not count any will do
+    weights = jnp.where(shares[:, None] > 0, negatives.weights, 1.0)  # not 0, by whose sum surrogate would divide
     return jnp.mean(clean) + shares @ platform.map_items(potential, (observations, negatives.samples, weights))
 
 
@@ -129,36 +154,44 @@ def train(
     Parameters
     ----------
     key
-        Iteration i depends on ``fold_in(key, i)`` and on what came before it.
+        Iteration i depends on ``fold_in(key, i)`` and on the iterations before it.
     model
         Where to start. Parts that are not learned stay as they are.
     observations
         (N, ...), of which ``batch_size`` are taken per iteration, without replacement.
     positives
-        Clean samples: an array (M, ...) to draw from, or key -> one draw (with random poses, say). With a
-        ``witness_value`` of their own, what that takes.
+        Clean samples: an array (M, ...) to draw from, or key -> one draw, for example in a random pose. With a
+        ``witness_value``, whatever that takes.
     learn
-        Of "witness", "decoder", "center", "log_data_weight", "log_prior_precision"; or fields of these, such as
-        "witness.witness" for D of a ``RotatedWitness`` without its mask and rotations.
+        One or more of "witness", "decoder", "center", "log_data_weight", "log_prior_precision", or fields of these,
+        such as "witness.witness" for D of a ``RotatedWitness`` without its mask and rotations.
     negatives
         ``LangevinNegatives()`` by default (CryoWGEN-II); ``MonteCarloNegatives`` for CryoWGEN-I, and
         ``AmortisedNegatives``, a network, for CryoGEN-I and II.
     optimizer
-        Optax transformation, Adam with a step of 1e-3 by default. The same object again does not compile again.
+        Optax transformation, Adam with a step of 1e-3 by default. A second run with the same object is not compiled
+        again.
     num_iterations
         Steps of the optimiser.
+    batch_size
+        Observations per iteration.
     num_positives
         Positives per iteration; ``batch_size`` by default.
     jitter
-        Standard deviation of noise on the positives: at least that of the noise of one sampler step keeps the witness
-        from growing infinitely narrow modes.
+        Standard deviation of noise that is added to the positives. With at least the standard deviation of the noise of
+        one sampler step the modes of the witness do not become infinitely narrow.
     energy_penalty
-        Subtracts this times (E w(z+)^2 + E w(z-)^2).
+        This times (E w(z+)^2 + E w(z-)^2), over positives z+ and negatives z-, is subtracted from J.
     witness_value
         As in :func:`objective`.
     decay, checkpoint, progress
-        As in :func:`~cryowgen_jax.training.descent.descend`. A run resumed from its checkpoint is the uninterrupted one
-        bit for bit.
+        As in :func:`~cryowgen_jax.training.descent.descend`. A run that is resumed from its checkpoint gives the same
+        result bit for bit as an uninterrupted one.
+
+    Returns
+    -------
+    Training
+        The model, its running average, logs, and warnings.
 
     Raises
     ------
@@ -167,8 +200,9 @@ def train(
 
     Notes
     -----
-    The witness is known up to a constant, and so is J. Stabilisers and their origin: persistent chains and jitter from
-    energy-guided entropic OT (arXiv 2304.06094), the penalty from JEM, the average from VarEOT (arXiv 2602.02241).
+    J does not change when a constant is added to the witness, so that constant is not learned. Persistent chains and
+    jitter are from energy-guided entropic OT (arXiv 2304.06094), the penalty from JEM, the running average from VarEOT
+    (arXiv 2602.02241).
     """
     if not learn or any(name.partition(".")[0] not in PARTS for name in learn):
         raise InputError(f"learn={tuple(learn)}: give one or more of {', '.join(PARTS)}, or fields of them")
@@ -210,7 +244,7 @@ def train(
 
 
 def trouble(found: Descent, negatives: NegativeSampler) -> tuple[str, ...]:
-    """What in the log looks like divergence, in words."""
+    """Sentences about what in the log looks like divergence."""
     words = [] if found.status == "ok" else [f"Training {found.status}."]
     log, length = found.log, len(next(iter(found.log.values())))
     if length < 20:
@@ -260,7 +294,7 @@ class _Step:
                 return gain
             squares = jnp.mean(self._values(model.witness, positives) ** 2)
             squares = squares + _mean(lambda z: model.witness(z) ** 2, negatives)
-            return gain - self.energy_penalty * squares  # knows nothing of the parts that go downhill
+            return gain - self.energy_penalty * squares  # depends on the witness alone, so its sign fits
 
         slope = jax.grad(value)(parameters)
         for name in slope:
@@ -316,7 +350,7 @@ def _value(witness: Callable[[Array], Array], position: Array) -> Array:
 
 
 def _shares(negatives: Negatives) -> Array:
-    """What the draws of each datum count for, (B,), summing to 1; all the same where none counts."""
+    """The share of each datum in the negatives, (B,), sum 1: 0 where its draws do not count yet; equal if none does."""
     counts = jnp.sum(negatives.weights, axis=1)
     counts = jnp.where(jnp.sum(counts) > 0, counts, 1.0)
     return counts / jnp.sum(counts)
