@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md is true: imports point down its levels, and listed packages stay in the rooms that list them."""
+"""ARCHITECTURE.md is true: imports point down its levels, and packages and calls stay in the places that list them."""
 
 import ast
 import pathlib
@@ -49,27 +49,44 @@ def room_of(module: str) -> str:
 def imports(module: str, source: str, is_package: bool, modules: set[str]) -> Iterator[Import]:
     """Every import of a source file, lazy and type-checking ones included, as full names."""
     package = module if is_package else module.rpartition(".")[0]
-    aliases: dict[str, str] = {}
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
-                aliases[name.asname or name.name.partition(".")[0]] = (
-                    name.name if name.asname else name.name.partition(".")[0]
-                )
                 yield Import(module, name.name, node.lineno)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, *filter(None, [base])])
+            base = base_of(node, package)
             for name in node.names:
                 full = f"{base}.{name.name}"
-                aliases[name.asname or name.name] = full
                 # a name of our own package counts as the module it lives in; others keep theirs (jax.numpy.fft)
                 yield Import(module, base if base in modules and full not in modules else full, node.lineno)
-    for node in ast.walk(ast.parse(source)):
+    aliases = aliases_in(tree, package)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and dotted(node, aliases) == FFT:
             yield Import(module, FFT, node.lineno)
+
+
+def base_of(node: ast.ImportFrom, package: str) -> str:
+    """What names are imported from, in full."""
+    base = node.module or ""
+    if not node.level:
+        return base
+    parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*parents, *filter(None, [base])])
+
+
+def aliases_in(tree: ast.AST, package: str) -> dict[str, str]:
+    """Imported names, as they are called in a file -> in full."""
+    aliases = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                top = name.name.partition(".")[0]
+                aliases[name.asname or top] = name.name if name.asname else top
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                aliases[name.asname or name.name] = f"{base_of(node, package)}.{name.name}"
+    return aliases
 
 
 def dotted(node: ast.AST, aliases: dict[str, str]) -> str:
@@ -194,7 +211,7 @@ WRONG = {
     "flax outside models": ("samplers.pcnl", "from flax import nnx", "flax"),
     "blackjax in a method": ("methods.langevin", "import blackjax", "blackjax"),
     "blackjax at the command line": ("cli.main", "from blackjax.mcmc import mala", "blackjax"),
-    "matplotlib outside report": ("simulation.score", "import matplotlib.pyplot as plt", "matplotlib"),
+    "matplotlib outside report": ("simulation.evaluation", "import matplotlib.pyplot as plt", "matplotlib"),
     "click outside cli": ("report.page", "from click import echo", "click"),
     "a room of nobody": ("helpers.core", "import jax", "knows no such room"),
 }
@@ -242,3 +259,211 @@ def test_cycles_are_caught():
     lazy = {f"{PACKAGE}.chains.book": (f"def f():\n    from {PACKAGE}.chains.run import run", False)}
     found = faults(clean | loop | lazy, ROOMS)
     assert [set(loop.split(" -> ")) for loop in found] == [{f"{PACKAGE}.chains.book", f"{PACKAGE}.chains.run"}]
+
+
+# Calls that have a place of their own --------------------------------------------------------------------------------
+
+NUMPY = ("numpy", "jax.numpy")
+NAMES = {  # functions, and whatever comes from a package ("shutil.")
+    "optimiser steps": {
+        *("optax.apply_updates", "optax.lbfgs", "optax.value_and_grad_from_state"),
+        *("scipy.optimize.", "jax.scipy.optimize.", "jaxopt.", "optimistix."),
+    },
+    "disk": {
+        *("shutil.", "tempfile.", "zipfile.", "tarfile.", "io.open"),
+        *(f"os.{name}" for name in ("open", "remove", "unlink", "rename", "replace", "makedirs", "mkdir", "rmdir")),
+        *(f"{np}.{name}" for np in NUMPY for name in ("save", "savez", "savez_compressed", "savetxt")),
+        *(f"{np}.{name}" for np in NUMPY for name in ("load", "loadtxt", "genfromtxt", "fromfile", "memmap")),
+    },
+    "angles": {
+        *(f"math.{name}" for name in ("tan", "atan", "atan2", "degrees", "radians")),
+        *(f"{np}.{name}" for np in NUMPY for name in ("tan", "arctan", "arctan2", "atan", "atan2")),
+        *(f"{np}.{name}" for np in NUMPY for name in ("degrees", "radians", "deg2rad", "rad2deg")),
+    },
+}
+METHODS_ON_DISK = {
+    *("open", "read_text", "write_text", "read_bytes", "write_bytes", "tofile"),
+    *("touch", "unlink", "rename", "mkdir", "rmdir"),
+}
+OWN_FILES = "importlib.resources.files"
+
+
+class Call(NamedTuple):
+    """One call that has a place of its own: of which kind, in which module, how it is written, and where."""
+
+    kind: str
+    module: str
+    text: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line}: {self.kind}: {self.text}"
+
+
+def read_places(text: str) -> dict[str, set[str]]:
+    """The table of calls: kind -> the rooms and files that may hold them."""
+    rows = re.findall(r"^\| ([a-z ]+) \| (`[^|]*) \| [^|]* \|$", text, re.MULTILINE)
+    return {kind: set(re.findall(r"`([\w.]+)`", places)) for kind, places in rows}
+
+
+def calls(module: str, source: str, is_package: bool) -> Iterator[Call]:
+    """Every call of a source file that has a place of its own."""
+    tree = ast.parse(source)
+    aliases = aliases_in(tree, module if is_package else module.rpartition(".")[0])
+    for node in ast.walk(tree):
+        for kind, found in kinds(node, aliases):
+            yield Call(kind, module, ast.unparse(found), found.lineno)
+
+
+def kinds(node: ast.AST, aliases: dict[str, str]) -> Iterator[tuple[str, ast.expr]]:
+    """What a node is, if it is one of the calls: names by what they stand for, methods by their own name."""
+    if isinstance(node, ast.Attribute | ast.Name):
+        name = dotted(node, aliases)
+        for kind, known in NAMES.items():
+            if name in known or any(name.startswith(package) for package in known if package.endswith(".")):
+                yield kind, node
+    if not isinstance(node, ast.Call):
+        return
+    if isinstance(node.func, ast.Name) and node.func.id == "open" and "open" not in aliases:
+        yield "disk", node.func
+    if isinstance(node.func, ast.Attribute) and not dotted(node.func, aliases):
+        own_files = any(dotted(inner, aliases) == OWN_FILES for inner in ast.walk(node.func))
+        if node.func.attr in METHODS_ON_DISK and not own_files:
+            yield "disk", node.func
+        if node.func.attr == "update" and len(node.args) >= 2:
+            yield "optimiser steps", node.func
+
+
+def misplaced(sources: dict[str, tuple[str, bool]], places: dict[str, set[str]]) -> list[Call]:
+    """Calls outside their place."""
+    return [
+        call
+        for module, (source, is_package) in sources.items()
+        for call in calls(module, source, is_package)
+        if not places[call.kind] & {room_of(module), module.rpartition(".")[2] + ".py"}
+    ]
+
+
+PLACES = read_places((ROOT / "ARCHITECTURE.md").read_text())
+
+
+def test_the_table_of_calls_is_read_whole():
+    assert set(PLACES) == {"optimiser steps", "disk", "angles"}
+    assert PLACES["optimiser steps"] == {"optimisation"}
+    assert PLACES["disk"] == {"io"}
+    files = {module.rpartition(".")[2] + ".py" for module in the_package()}
+    for place in set().union(*PLACES.values()):
+        assert place in (files if place.endswith(".py") else ROOMS), place
+
+
+def test_calls_stay_in_their_places():
+    assert [str(call) for call in misplaced(the_package(), PLACES)] == []
+
+
+def test_every_file_that_is_an_exception_is_one():
+    for kind, places in PLACES.items():
+        for place in places:
+            if place.endswith(".py"):
+                fewer = PLACES | {kind: places - {place}}
+                assert len(misplaced(the_package(), fewer)) > len(misplaced(the_package(), PLACES)), place
+
+
+MISPLACED = {
+    "a step by hand": (
+        "training.descent",
+        "import optax\ndef f(s, g, o, p):\n    u, s = o.update(g, s, p)\n    return optax.apply_updates(p, u), s",
+        ["optimiser steps: optax.apply_updates", "optimiser steps: o.update"],
+    ),
+    "a step without its parameters": (
+        "training.amortised",
+        "class N:\n    def draw(self, g, s):\n        return self.optimizer.update(g, s)",
+        ["optimiser steps: self.optimizer.update"],
+    ),
+    "a step of what is made on the spot": (
+        "chains.run",
+        "from optax import adam\nu, s = adam(0.1).update(g, s)",
+        ["optimiser steps: adam(0.1).update"],
+    ),
+    "apply_updates by another name": (
+        "methods.point_estimates",
+        "from optax import apply_updates as move\nmove(p, u)",
+        ["optimiser steps: move"],
+    ),
+    "L-BFGS": ("methods.point_estimates", "import optax as ox\no = ox.lbfgs()", ["optimiser steps: ox.lbfgs"]),
+    "its line search": (
+        "methods.point_estimates",
+        "import optax\nf = optax.value_and_grad_from_state(g)",
+        ["optimiser steps: optax.value_and_grad_from_state"],
+    ),
+    "someone else's loop": (
+        "restoration.solvent_model",
+        "import scipy.optimize\nx = scipy.optimize.minimize(f, x)",
+        ["optimiser steps: scipy.optimize.minimize"],
+    ),
+    "open": ("cli.results", "with open(path) as file:\n    pass", ["disk: open"]),
+    "a path's open": ("cli.results", "with path.open('rb') as file:\n    pass", ["disk: path.open"]),
+    "text": (
+        "report.page",
+        "import pathlib\npathlib.Path('page').read_text()",
+        ["disk: pathlib.Path('page').read_text"],
+    ),
+    "bytes": ("report.figures", "(folder / 'a.png').write_bytes(png)", ["disk: (folder / 'a.png').write_bytes"]),
+    "a folder": ("chains.book", "folder.mkdir(parents=True)", ["disk: folder.mkdir"]),
+    "an end": ("cli.results", "import os\nos.remove(path)", ["disk: os.remove"]),
+    "an end by name": ("cli.results", "from os import replace\nreplace(a, b)", ["disk: replace"]),
+    "a tree": ("cli.results", "import shutil\nshutil.rmtree(folder)", ["disk: shutil.rmtree"]),
+    "a temporary file": ("chains.book", "from tempfile import mkdtemp\nmkdtemp()", ["disk: mkdtemp"]),
+    "an array": ("restoration.restore", "import numpy as np\nnp.save(path, a)", ["disk: np.save"]),
+    "arrays": ("models.adapters", "import jax.numpy as jnp\njnp.load(path)", ["disk: jnp.load"]),
+    "tilts in training": (
+        "training.specimens",
+        "import jax.numpy as jnp\na = jnp.arctan2(kz, kx)",
+        ["angles: jnp.arctan2"],
+    ),
+    "tilts in restoration": ("restoration.adapt", "import numpy as np\nnp.deg2rad(60)", ["angles: np.deg2rad"]),
+    "tilts in a picture": ("report.figures", "from math import radians\nradians(60)", ["angles: radians"]),
+    "tilts in the file beside": ("samplers.pcnl", "import math\nmath.tan(1.0)", ["angles: math.tan"]),
+}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_misplaced_calls_are_caught(name):
+    where, source, expected = MISPLACED[name]
+    found = misplaced({f"{PACKAGE}.{where}": (source, False)}, PLACES)
+    assert sorted(f"{call.kind}: {call.text}" for call in found) == sorted(expected)
+
+
+WELL_PLACED = [
+    ("optimisation", "import optax\nu, s = o.update(g, s, p)\np = optax.apply_updates(p, u)"),
+    ("training.descent", "import optax\no = optax.adam(1e-3)\ns = o.init(p)\nsettings.update(other)"),
+    ("chains.run", f"from {PACKAGE}.chains import streaming\nm = streaming.update(m, x)"),  # a function, no method
+    ("cli.console", "self._bar.update(self._task, completed=1, note='')"),
+    ("io.run_folder", "import shutil\nshutil.rmtree(path)\npath.open('rb')\nopen(path)"),
+    ("report.page", f"from importlib import resources\nresources.files('{PACKAGE}').joinpath('a').read_text()"),
+    ("cli.demo_command", "if path.is_dir() and any(path.iterdir()) and not path.exists():\n    pass"),
+    ("cli.results", f"from {PACKAGE}.io import write_text_atomic\nwrite_text_atomic(path, text.replace('a', 'b'))"),
+    ("operators.wedge", "import numpy as np\nnp.rad2deg(np.arctan2(a, b))"),
+    ("restoration.wedge_inspection", "import math\nmath.tan(math.radians(60))"),
+    ("models.unet", "import jax.numpy as jnp\njnp.tanh(x)"),
+]
+
+
+@pytest.mark.parametrize(("where", "source"), WELL_PLACED)
+def test_calls_in_their_place_pass(where, source):
+    assert misplaced({f"{PACKAGE}.{where}": (source, False)}, PLACES) == []
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def twice(paths: list[pathlib.Path]) -> list[str]:
+    """Names that more than one file has."""
+    names = [path.name for path in paths if path.name not in ("__init__.py", "__main__.py")]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def test_names_of_files_are_unique():
+    paths = sorted((ROOT / "src").rglob("*.py"))
+    assert len(paths) > 50
+    assert twice(paths) == []
+    assert twice([*paths, ROOT / "src" / PACKAGE / "methods" / "langevin.py"]) == ["langevin.py"]

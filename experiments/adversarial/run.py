@@ -94,8 +94,8 @@ def start() -> Model:
     return Model(witness, WEDGE, jnp.zeros_like, jnp.log(2 / NOISE**2), jnp.log(PRIOR_PRECISION))
 
 
-def paid(witness: NoisyWitness, observation: jax.Array) -> jax.Array:
-    """What D alone says of an observation."""
+def value_of_observation(witness: NoisyWitness, observation: jax.Array) -> jax.Array:
+    """D alone of an observation."""
     return witness.witness.witness(observation)
 
 
@@ -165,7 +165,7 @@ def energy_learned(seen: Boxes, unseen: Boxes, iterations: int) -> Learned:
         batch_size=BATCH_SIZE,
         num_positives=POSITIVES,
         energy_penalty=ENERGY_PENALTY,
-        score=paid,
+        witness_value=value_of_observation,
         progress=watch,
     )
     for words in found.warnings:

@@ -16,7 +16,7 @@ import prior_draws
 import tomograms
 
 from cryowgen_jax.report import markdown_table
-from cryowgen_jax.simulation import score_family
+from cryowgen_jax.simulation import evaluate_family
 
 SAMPLES, SIMULATIONS, CHAINS = 8, 200, 7
 QUICK = {"num_samples": 4, "num_steps": 30, "warmup": 10}
@@ -59,19 +59,19 @@ class Restored(NamedTuple):
 def restored(tomogram: tomograms.Tomogram, witness: str, options: dict[str, int]) -> Restored:
     started = time.monotonic()
     family = tomograms.family(tomogram, witness, **options)
-    score = score_family(tomogram.truth, family.mean, family.samples, family.weights, family.wedge)
+    found = evaluate_family(tomogram.truth, family.mean, family.samples, family.weights, family.wedge)
     print(
-        f"{tomogram.group}, seed {tomogram.seed}: in-wedge cc {score.in_wedge_correlation:.3f}, "
+        f"{tomogram.group}, seed {tomogram.seed}: in-wedge cc {found.in_wedge_correlation:.3f}, "
         f"{time.monotonic() - started:.0f} s",
         flush=True,
     )
-    truth, members = intervals.spectra(tomogram.truth[None])[0], intervals.spectra(score.gain * family.samples)
+    truth, members = intervals.spectra(tomogram.truth[None])[0], intervals.spectra(found.gain * family.samples)
     return Restored(
         tomogram,
         truth,
         members,
-        score.gain * family.mean,
-        score.gain * family.std,
+        found.gain * family.mean,
+        found.gain * family.std,
         family.wedge,
         family.report.envelope,
     )

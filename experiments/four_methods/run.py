@@ -16,7 +16,7 @@ import cryowgen_jax as cg
 from cryowgen_jax.report import markdown_table
 from cryowgen_jax.report.figures import show_slice
 from cryowgen_jax.restoration.checks import METHODS
-from cryowgen_jax.simulation import score_family
+from cryowgen_jax.simulation import evaluate_family
 from cryowgen_jax.spatial import fourier
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -84,7 +84,7 @@ def answers(tomogram: tomograms.Tomogram, witness: str, options: dict[str, int])
 def row(tomogram: tomograms.Tomogram, name: str, answer: Answer) -> list[str]:
     shape, truth = tomogram.truth.shape, tomogram.truth
     mask = np.asarray(cg.wedge_mask(shape, tomogram.tilt_range))
-    score = score_family(truth, answer.mean, answer.members, answer.weights, mask)
+    found = evaluate_family(truth, answer.mean, answer.members, answer.weights, mask)
     true, mean = intervals.spectra([truth, answer.mean])
     bands = [
         band_correlation(true, mean, intervals.selection(mask, shape, "wedge", band), shape)
@@ -92,12 +92,12 @@ def row(tomogram: tomograms.Tomogram, name: str, answer: Answer) -> list[str]:
     ]
     ratio = covered = sees = np.nan
     if 1 / np.sum(answer.weights**2) >= FEWEST:
-        members = intervals.spectra(score.gain * answer.members)
+        members = intervals.spectra(found.gain * answer.members)
         chosen = intervals.selection(mask, shape, "wedge", intervals.WHOLE)
         part = intervals.component(true, members, answer.weights, chosen, shape)
         ratio, covered = intervals.spread_over_error(part), intervals.coverage(part, (0.95,))[0]
-        sees = score.error_spread_correlation
-    correlations = (*bands, score.in_wedge_correlation, score.measured_correlation, score.wedge_energy_ratio)
+        sees = found.error_spread_correlation
+    correlations = (*bands, found.in_wedge_correlation, found.measured_correlation, found.wedge_energy_ratio)
     area = float(np.mean(shell_correlation(true, mean, shape)))
     return [
         tomogram.group,

@@ -61,8 +61,8 @@ def main() -> None:
         for i in range(0, len(next(iter(result.log.values()))), every):
             writer.writerow([i, *(f"{np.mean(values[i : i + every]):.4f}" for values in result.log.values())])
     for tilt in ((-60.0, 60.0), (-40.0, 60.0)):
-        scores = validate(result.average, unseen, box, tilt)
-        print(json.dumps({"tilt_range": tilt, "seconds": round(time.monotonic() - started)} | scores))
+        found = validate(result.average, unseen, box, tilt)
+        print(json.dumps({"tilt_range": tilt, "seconds": round(time.monotonic() - started)} | found))
 
 
 def validate(

@@ -13,7 +13,7 @@ from pocs import pocs
 
 import cryowgen_jax as cg
 from cryowgen_jax.report import markdown_table
-from cryowgen_jax.simulation import score_family, simulate_tomogram
+from cryowgen_jax.simulation import evaluate_family, simulate_tomogram
 
 TILT_RANGES = ((-60.0, 60.0), (-40.0, 60.0))
 NOISE = (0.5, 0.1, 0.03)
@@ -27,15 +27,15 @@ def compare(shape: tuple[int, int, int], tilt_range: tuple[float, float], snr: f
     started = time.monotonic()
     point = pocs(tomogram.half1, tomogram.half2, tilt_range)
     mask = np.asarray(cg.wedge_mask(shape, tilt_range))
-    score = score_family(tomogram.truth, point, point[None], np.ones(1), mask)
-    correlations = [f"{score.in_wedge_correlation:.3f}", f"{score.measured_correlation:.3f}"]
+    found = evaluate_family(tomogram.truth, point, point[None], np.ones(1), mask)
+    correlations = [f"{found.in_wedge_correlation:.3f}", f"{found.measured_correlation:.3f}"]
     rows.append([*case, "POCS", *correlations, "-", "-", f"{time.monotonic() - started:.0f}"])
     started = time.monotonic()
     family = cg.restore(tomogram.half1, tilt_range, half2=tomogram.half2, key=jax.random.key(seed))
     seconds = time.monotonic() - started
-    score = score_family(tomogram.truth, family.mean, family.samples, family.weights, family.wedge)
-    correlations = [f"{score.in_wedge_correlation:.3f}", f"{score.measured_correlation:.3f}"]
-    calibration = [f"{score.coverage_95:.3f}", f"{score.spread_over_error:.2f}"]
+    found = evaluate_family(tomogram.truth, family.mean, family.samples, family.weights, family.wedge)
+    correlations = [f"{found.in_wedge_correlation:.3f}", f"{found.measured_correlation:.3f}"]
+    calibration = [f"{found.coverage_95:.3f}", f"{found.spread_over_error:.2f}"]
     rows.append([*case, "CryoWGEN-II", *correlations, *calibration, f"{seconds:.0f}"])
     return rows
 

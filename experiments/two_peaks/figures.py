@@ -22,7 +22,7 @@ _MARKERS = (("#000000", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#D55E00", "D
 _NO_WIDTH = 0.02  # where a band without width is drawn on the logarithmic axis
 
 
-class Score(NamedTuple):
+class Evaluation(NamedTuple):
     """A family against the exact posterior; ``distance`` is the total variation of the mode weights."""
 
     mean_error: float
@@ -39,7 +39,7 @@ class Shown(NamedTuple):
 
     band: np.ndarray
     mean: np.ndarray
-    score: Score
+    evaluation: Evaluation
 
 
 class Panel(NamedTuple):
@@ -69,7 +69,7 @@ def curves_figure(panels: Sequence[Panel]) -> Figure:
         for axis, family in zip(line[1:], shown.families.values(), strict=True):
             axis.fill_between(position, *family.band, color=PURPLE, alpha=0.55, linewidth=0)
             axis.plot(position, family.mean, color=PLUM, linewidth=1.2)
-            words = f"covers {100 * family.score.coverage:.0f} %, width {family.score.width:.2f}"
+            words = f"covers {100 * family.evaluation.coverage:.0f} %, width {family.evaluation.width:.2f}"
             _note(axis, words)
         for axis in line:
             axis.plot(position, shown.exact_band.T, color="black", linewidth=0.8)
@@ -97,16 +97,16 @@ def curves_figure(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def calibration_figure(scores: Mapping[int, Mapping[str, Score]]) -> Figure:
+def calibration_figure(evaluations: Mapping[int, Mapping[str, Evaluation]]) -> Figure:
     """Coverage of the exact posterior and relative width of every family's 90 % band, one marker per missing band."""
-    names = list(next(iter(scores.values())))
+    names = list(next(iter(evaluations.values())))
     figure = Figure(figsize=(10.0, 0.45 * len(names) + 1.5), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(names))[::-1]
-    for index, (width, found) in enumerate(scores.items()):
+    for index, (width, found) in enumerate(evaluations.items()):
         colour, marker = _MARKERS[index % len(_MARKERS)]
         style = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 6, "clip_on": False}
-        heights = rows + 0.2 * ((len(scores) - 1) / 2 - index)
+        heights = rows + 0.2 * ((len(evaluations) - 1) / 2 - index)
         left.plot([found[n].coverage for n in names], heights, label=f"{width} of {FREQUENCIES} missing", **style)
         right.plot([max(found[n].width, _NO_WIDTH) for n in names], heights, **style)
     left.axvline(0.9, color=GREY, linewidth=1, linestyle=":")
@@ -119,7 +119,7 @@ def calibration_figure(scores: Mapping[int, Mapping[str, Score]]) -> Figure:
     for axis in (left, right):
         plain_axes(axis)
         axis.tick_params(axis="y", length=0, pad=8, labelsize=10)
-    figure.legend(loc="outside lower center", ncols=len(scores), frameon=False, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=len(evaluations), frameon=False, fontsize=10)
     return figure
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import signals
 import trained
-from figures import Score, band
+from figures import Evaluation, band
 
 from cryowgen_jax.report import markdown_table
 
@@ -29,10 +29,10 @@ FAMILY_COLUMNS = ("missing", "family", "mean error / sd", "coverage", "width / e
 ANSWER_COLUMNS = ("missing", "one answer each", *MODES, "TV to prior", "wrong", "rms error")
 
 
-def score(family: approaches.Family, law: signals.Exact, exact_draws: np.ndarray) -> Score:
+def evaluate(family: approaches.Family, law: signals.Exact, exact_draws: np.ndarray) -> Evaluation:
     low, high = band(family.draws)
     modes = signals.responsibilities(family.draws).mean(axis=0)
-    return Score(
+    return Evaluation(
         mean_error=float(np.sqrt(np.mean(((family.mean - law.mean) / law.std) ** 2))),
         coverage=float(np.mean((exact_draws >= low) & (exact_draws <= high))),
         width=float(np.mean(high - low) / np.mean(np.diff(band(exact_draws), axis=0))),
@@ -43,10 +43,10 @@ def score(family: approaches.Family, law: signals.Exact, exact_draws: np.ndarray
     )
 
 
-def averaged(scores: Sequence[Score]) -> Score:
+def averaged(evaluations: Sequence[Evaluation]) -> Evaluation:
     """Over repeats: root mean square of the error, means of everything else."""
-    error, *others = (np.stack(values) for values in zip(*scores, strict=True))
-    return Score(float(np.sqrt(np.mean(error**2))), *(np.mean(values, axis=0) for values in others))
+    error, *others = (np.stack(values) for values in zip(*evaluations, strict=True))
+    return Evaluation(float(np.sqrt(np.mean(error**2))), *(np.mean(values, axis=0) for values in others))
 
 
 def families(width: int, observation: np.ndarray, budget: int, repeat: int) -> dict[str, approaches.Family]:
@@ -77,7 +77,7 @@ def answers(width: int, batch: signals.Batch, iterations: int) -> dict[str, np.n
     }
 
 
-def family_row(width: int, name: str, found: Score) -> list[str]:
+def family_row(width: int, name: str, found: Evaluation) -> list[str]:
     cells = [f"{found.mean_error:.2f}", f"{found.coverage:.3f}", f"{found.width:.2f}"]
     modes = [f"{mode:.2f}" for mode in found.modes]
     sizes = [f"{found.ess:.0f}", f"{found.r_hat:.2f}"]
@@ -99,7 +99,7 @@ def panel(
     batch: signals.Batch,
     exact_draws: np.ndarray,
     found: Mapping[str, approaches.Family],
-    first: Mapping[str, Score],
+    first: Mapping[str, Evaluation],
     curves: Mapping[str, np.ndarray],
 ) -> figures.Panel:
     """What the picture shows of one width: the first observation, the first repeat."""
@@ -124,13 +124,13 @@ def main() -> None:
         law = signals.exact(batch.observations[0], width)
         exact_draws = law.draw(np.random.default_rng(SEED), DRAWS)
         runs = [families(width, batch.observations[0], budget, repeat) for repeat in range(repeats)]
-        scores = [{name: score(family, law, exact_draws) for name, family in run.items()} for run in runs]
-        calibration[width] = {name: averaged([each[name] for each in scores]) for name in scores[0]}
+        compared = [{name: evaluate(family, law, exact_draws) for name, family in run.items()} for run in runs]
+        calibration[width] = {name: averaged([each[name] for each in compared]) for name in compared[0]}
         curves = answers(width, batch, iterations)
         family_rows.append([str(width), "closed form", *"---", *(f"{w:.2f}" for w in law.weights), *"---"])
         family_rows += [family_row(width, name, found) for name, found in calibration[width].items()]
         answer_rows += [answer_row(width, name, each, batch) for name, each in curves.items()]
-        panels.append(panel(width, batch, exact_draws, runs[0], scores[0], curves))
+        panels.append(panel(width, batch, exact_draws, runs[0], compared[0], curves))
     text = markdown_table(FAMILY_COLUMNS, family_rows) + "\n" + markdown_table(ANSWER_COLUMNS, answer_rows)
     arguments.output.mkdir(parents=True, exist_ok=True)
     figures.curves_figure(panels).savefig(arguments.output / "two_peaks.png")

@@ -65,7 +65,7 @@ def test_plain_functions_compose_too(volume, wedge):
 
 
 def test_the_cube_group_sees_all_of_fourier_space():
-    """Six masks among the 24, and together they leave nothing out (method sheet, 4B)."""
+    """Six masks among the 24, and together they leave nothing out."""
     mask = np.asarray(wedge_mask((9, 9, 9), (-60.0, 60.0)))
     full = np.concatenate([mask, np.flip(np.roll(mask[..., 1:], -1, (0, 1)), (0, 1, 2))], axis=-1)  # Hermitian half
     centred = jnp.asarray(np.fft.fftshift(full))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryowgen_jax.operators import Wedge, wedge_mask
+from cryowgen_jax.operators import Wedge, tilt_slope, traced_wedge_mask, wedge_mask
 from cryowgen_jax.types import FourierDiagonal, InputError
 from tests.conftest import SHARED
 
@@ -208,6 +208,18 @@ def test_no_frequency_along_the_beam_counts_as_measured(edge):
     assert float(wedge_mask((6, 7, 8), (10, 60), beam_axis="x", edge=edge)[..., 0].min()) == 1.0
 
 
+@pytest.mark.parametrize("angle", [-60.0, -7.0, 35.0])
+def test_the_slope_of_a_tilt_is_that_of_the_edge(angle):
+    """On a fine grid the mask ends where k_beam passes slope times k_plane."""
+    mask = np.asarray(wedge_mask((201, 1, 201), (min(angle, 0.0) - 1e-3, max(angle, 0.0) + 1e-3)))[:, 0]
+    kz, kx = np.fft.fftfreq(201)[:, None], np.fft.rfftfreq(201)[None, 1:]
+    beyond = (np.sign(angle) * (kz - tilt_slope(angle) * kx) > 0.01) & (np.sign(angle) * kz > 0)
+    within = (np.sign(angle) * (kz - tilt_slope(angle) * kx) < -0.01) & (np.sign(angle) * kz > 0)
+    assert beyond.any()
+    assert not mask[:, 1:][beyond].any()
+    assert mask[:, 1:][within].all()
+
+
 def test_a_soft_edge_is_monotone_and_centred_on_the_boundary():
     shape, edge = (64, 4, 64), 12.0
     hard, soft = (np.asarray(wedge_mask(shape, (-50, 60), edge=e)) for e in (0.0, edge))
@@ -227,6 +239,18 @@ def test_a_soft_edge_is_monotone_and_centred_on_the_boundary():
     near = used & (np.abs(angle - (60 - edge / 4)) < 0.4)
     np.testing.assert_allclose(values[near], quarter, atol=0.07)
     assert near.any()
+
+
+@pytest.mark.parametrize("shape", [(15, 21, 17), (16, 20, 18)])
+def test_a_range_that_is_traced_gives_the_same_mask_off_the_nyquist_planes(shape):
+    ranges = jnp.asarray([(-60.0, 60.0), (-40.0, 65.0), (-70.0, 20.0)])
+    masks = np.asarray(jax.jit(jax.vmap(lambda tilts: traced_wedge_mask(shape, tilts)))(ranges))
+    assert masks.dtype == np.float32
+    for mask, tilt_range in zip(masks, ranges, strict=True):
+        different = mask != np.asarray(wedge_mask(shape, tuple(tilt_range.tolist())))
+        if shape[0] % 2 == 0:
+            different[shape[0] // 2] = different[:, :, -1] = False
+        assert not different.any()
 
 
 def test_wedge_is_a_pytree_that_jits_vmaps_and_traces_once(rng):

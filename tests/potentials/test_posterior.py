@@ -1,4 +1,4 @@
-"""The exponent against dense algebra; gradients of Psi in every leaf against method sheet 2.1 to 2.3."""
+"""The exponent against dense algebra; gradients of Psi in every leaf against closed forms."""
 
 import dataclasses
 

@@ -14,7 +14,7 @@ from cryowgen_jax.potentials import split
 from cryowgen_jax.restoration import learned_model, load_witness, restore, save_witness
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.learned_model import PriorWeights, model_of
-from cryowgen_jax.simulation import score_family, simulate_tomogram
+from cryowgen_jax.simulation import evaluate_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
 SHAPE, TILTS = (24, 28, 26), (-60.0, 50.0)
@@ -120,7 +120,7 @@ def test_shipped_network_fills_the_wedge_of_phantoms():
     sim = simulate_tomogram((48, 64, 64), (-60.0, 60.0), snr=0.1, seed=5)
     mask = np.asarray(wedge_mask(sim.truth.shape, (-60.0, 60.0)))
     result = restore(sim.half1, (-60.0, 60.0), half2=sim.half2, witness="learned", num_steps=40, warmup=10)
-    score = score_family(sim.truth, result.mean, result.samples, result.weights, mask)
+    score = evaluate_family(sim.truth, result.mean, result.samples, result.weights, mask)
     assert score.in_wedge_correlation > 0.4
     assert 0.4 < score.spread_over_error < 2.0
     assert result.report.envelope.max() <= 1

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.potentials import QuadraticWitness
 from cryowgen_jax.restoration import restore
-from cryowgen_jax.simulation import score_family, simulate_tomogram
+from cryowgen_jax.simulation import evaluate_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
 SHAPE = (28, 40, 36)
@@ -100,8 +100,8 @@ def test_samples_differ_most_where_nothing_was_measured(what):
 def test_the_wedge_is_filled():
     result = quick("halves")
     sim = tomogram()
-    score = score_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
-    data = score_family(sim.truth, sim.half1, result.samples, result.weights, result.wedge)
+    score = evaluate_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
+    data = evaluate_family(sim.truth, sim.half1, result.samples, result.weights, result.wedge)
     assert score.in_wedge_correlation > 0.45
     assert 0.1 < score.wedge_energy_ratio < 1.2
     assert data.in_wedge_correlation == 0
@@ -201,9 +201,9 @@ def test_axes_can_be_called_otherwise():
     back = np.argsort(order)
     assert (other.report.wedge_found.tilt_axis, other.report.wedge_found.beam_axis) == ("z", "x")
     samples = np.stack([np.transpose(s, back) for s in other.samples])
-    score = score_family(sim.truth, np.transpose(other.mean, back), samples, other.weights, MASK)
+    score = evaluate_family(sim.truth, np.transpose(other.mean, back), samples, other.weights, MASK)
     own = quick("halves")
-    expected = score_family(sim.truth, own.mean, own.samples, own.weights, MASK)
+    expected = evaluate_family(sim.truth, own.mean, own.samples, own.weights, MASK)
     assert score.in_wedge_correlation == pytest.approx(expected.in_wedge_correlation, abs=0.05)
     assert score.measured_correlation == pytest.approx(expected.measured_correlation, abs=0.02)
 
@@ -220,7 +220,7 @@ def test_thin_and_odd_boxes_with_the_beam_along_x(shape):
     result = restore(data, TILTS, tilt_axis="z", beam_axis="x", **QUICK)
     assert_sound(result, truth.shape)
     assert result.wedge.shape == (*truth.shape[:-1], truth.shape[-1] // 2 + 1)
-    score = score_family(truth, result.mean, result.samples, result.weights, result.wedge)
+    score = evaluate_family(truth, result.mean, result.samples, result.weights, result.wedge)
     assert score.measured_correlation > 0.8
     assert score.in_wedge_correlation > 0.2
 
@@ -480,7 +480,7 @@ def test_a_list_of_tilts(step):
     assert_sound(result)
     assert 0 < np.mean(result.wedge == 0) < 0.8
     assert result.wedge.max() == pytest.approx(1)
-    score = score_family(sim.truth, result.mean, result.samples, result.weights, MASK)
+    score = evaluate_family(sim.truth, result.mean, result.samples, result.weights, MASK)
     assert score.in_wedge_correlation > 0.2
 
 
@@ -525,11 +525,11 @@ def projections_onto_sets(data, mask, rounds=100):
 def test_the_wedge_is_restored_better_than_by_projections_and_the_spread_is_honest():
     sim = simulate_tomogram((40, 64, 64), TILTS, snr=0.1, seed=3)
     result = restore(sim.half1, TILTS, half2=sim.half2, num_samples=6, num_steps=20, warmup=20)
-    score = score_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
+    score = evaluate_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
     average = (sim.half1 + sim.half2) / 2
     smooth = gaussian_filter(average, 1.0, mode="wrap")
     plain = max(
-        score_family(
+        evaluate_family(
             sim.truth, projections_onto_sets(v, result.wedge), result.samples, result.weights, result.wedge
         ).in_wedge_correlation
         for v in (average, smooth)

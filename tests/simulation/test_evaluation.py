@@ -1,4 +1,4 @@
-"""Scores against cases whose answer is known on paper, and against the independent script where it is."""
+"""Evaluations against cases whose answer is known on paper, and against the independent script where it is."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cryowgen_jax.simulation import coverage_curve, score_family, simulate_tomogram, wedge_errors
+from cryowgen_jax.simulation import coverage_curve, evaluate_family, simulate_tomogram, wedge_errors
 from cryowgen_jax.types import InputError
 
 SHAPE = (32, 40, 36)
@@ -44,13 +44,13 @@ def scene(rng):
 @pytest.mark.parametrize("gain", [1.0, 0.2, 7.0])
 def test_perfect_estimate(scene, gain):
     _, truth, _ = scene
-    score = score_family(truth, gain * truth + 5.0, (gain * truth + 5.0)[None], np.ones(1), hard_mask())
-    assert score.in_wedge_correlation == pytest.approx(1, abs=1e-5)
-    assert score.measured_correlation == pytest.approx(1, abs=1e-5)
-    assert score.wedge_energy_ratio == pytest.approx(1, abs=1e-4)
-    assert score.gain == pytest.approx(1 / gain, rel=1e-4)
-    assert np.isnan([score.spread_over_error, score.coverage_95, score.error_spread_correlation]).all()
-    assert score.effective_samples == 1
+    found = evaluate_family(truth, gain * truth + 5.0, (gain * truth + 5.0)[None], np.ones(1), hard_mask())
+    assert found.in_wedge_correlation == pytest.approx(1, abs=1e-5)
+    assert found.measured_correlation == pytest.approx(1, abs=1e-5)
+    assert found.wedge_energy_ratio == pytest.approx(1, abs=1e-4)
+    assert found.gain == pytest.approx(1 / gain, rel=1e-4)
+    assert np.isnan([found.spread_over_error, found.coverage_95, found.error_spread_correlation]).all()
+    assert found.effective_samples == 1
 
 
 def test_one_member_with_all_the_weight_has_no_spread(scene):
@@ -60,28 +60,28 @@ def test_one_member_with_all_the_weight_has_no_spread(scene):
     assert np.isnan(errors.spread).all()
     assert np.isfinite(errors.error).all()
     assert np.isnan(coverage_curve(errors, np.array([0.5, 0.95]))).all()
-    assert np.isnan(score_family(truth, mean, members, alone, hard_mask()).coverage_95)
+    assert np.isnan(evaluate_family(truth, mean, members, alone, hard_mask()).coverage_95)
 
 
 def test_estimate_with_nothing_in_the_wedge(scene):
     _, truth, _ = scene
     mask = hard_mask()
     estimate = np.fft.irfftn(np.fft.rfftn(truth) * mask, s=SHAPE, axes=(0, 1, 2)).astype(np.float32)
-    score = score_family(truth, estimate, estimate[None], np.ones(1), mask)
-    assert score.in_wedge_correlation == 0
-    assert score.wedge_energy_ratio < 1e-6
-    assert score.measured_correlation == pytest.approx(1, abs=1e-5)
+    found = evaluate_family(truth, estimate, estimate[None], np.ones(1), mask)
+    assert found.in_wedge_correlation == 0
+    assert found.wedge_energy_ratio < 1e-6
+    assert found.measured_correlation == pytest.approx(1, abs=1e-5)
 
 
 def test_correlation_of_signal_plus_noise_in_the_wedge(rng):
     truth, other, mask = noise(rng, *SHAPE), noise(rng, *SHAPE), hard_mask()
     spoiled = np.fft.rfftn(truth) + (1 - mask) * np.fft.rfftn(other)
     estimate = np.fft.irfftn(spoiled, s=SHAPE, axes=(0, 1, 2)).astype(np.float32)
-    score = score_family(truth, estimate, estimate[None], np.ones(1), mask)
+    found = evaluate_family(truth, estimate, estimate[None], np.ones(1), mask)
     freedom = np.sum(mask == 0) * 0.05
-    assert score.in_wedge_correlation == pytest.approx(np.sqrt(0.5), abs=5 / np.sqrt(freedom))
-    assert score.measured_correlation == pytest.approx(1, abs=1e-5)
-    assert score.wedge_energy_ratio == pytest.approx(2, abs=10 / np.sqrt(freedom))
+    assert found.in_wedge_correlation == pytest.approx(np.sqrt(0.5), abs=5 / np.sqrt(freedom))
+    assert found.measured_correlation == pytest.approx(1, abs=1e-5)
+    assert found.wedge_energy_ratio == pytest.approx(2, abs=10 / np.sqrt(freedom))
 
 
 def test_correlations_are_those_of_the_full_spectrum(rng):
@@ -92,8 +92,8 @@ def test_correlations_are_those_of_the_full_spectrum(rng):
     axes = np.meshgrid(*[np.fft.fftfreq(n) for n in SHAPE], indexing="ij")
     k = np.sqrt(sum(f**2 for f in axes))
     missing = np.abs(axes[0]) > np.abs(axes[2]) * np.tan(np.deg2rad(60)) + 1e-12
-    score = score_family(truth, estimate, estimate[None], np.ones(1), hard_mask())
-    for part, value in ((missing, score.in_wedge_correlation), (~missing, score.measured_correlation)):
+    found = evaluate_family(truth, estimate, estimate[None], np.ones(1), hard_mask())
+    for part, value in ((missing, found.in_wedge_correlation), (~missing, found.measured_correlation)):
         part = part & (k > 0) & (k < 0.25)
         a, b = v[part], e[part]
         expected = np.sum(a * b.conj()).real / np.sqrt(np.sum(np.abs(a) ** 2) * np.sum(np.abs(b) ** 2))
@@ -110,16 +110,16 @@ def calibration(scene, scale):
     mean, truth, samples = scene
     mask = hard_mask()
     samples = measured_exactly(truth, mean + scale * (samples - mean), mask)
-    return score_family(truth, samples.mean(axis=0), samples, equal(MEMBERS), mask)
+    return evaluate_family(truth, samples.mean(axis=0), samples, equal(MEMBERS), mask)
 
 
 def test_calibrated_family(scene):
-    score = calibration(scene, 1.0)
-    assert score.gain == pytest.approx(1, abs=1e-4)
-    assert score.spread_over_error == pytest.approx(1, abs=0.12)
+    found = calibration(scene, 1.0)
+    assert found.gain == pytest.approx(1, abs=1e-4)
+    assert found.spread_over_error == pytest.approx(1, abs=0.12)
     # with twelve members |error| / spread follows Student's t with 11 degrees of freedom: 0.924 within 1.96
-    assert score.coverage_95 == pytest.approx(0.924, abs=0.02)
-    assert score.effective_samples == pytest.approx(MEMBERS)
+    assert found.coverage_95 == pytest.approx(0.924, abs=0.02)
+    assert found.effective_samples == pytest.approx(MEMBERS)
 
 
 def test_wrong_spreads_are_told_apart(scene):
@@ -135,7 +135,7 @@ def test_coverage_reaches_the_nominal_with_many_members(rng):
     truth, samples, mask = mean + noise(rng, *SHAPE), mean + noise(rng, 60, *SHAPE), hard_mask()
     samples = measured_exactly(truth, samples, mask)
     arguments = (truth, samples.mean(axis=0), samples, equal(60), mask)
-    assert score_family(*arguments).coverage_95 == pytest.approx(0.95, abs=0.015)
+    assert evaluate_family(*arguments).coverage_95 == pytest.approx(0.95, abs=0.015)
     nominal = np.array([0.1, 0.5, 0.8, 0.95])
     errors = wedge_errors(*arguments)
     np.testing.assert_allclose(coverage_curve(errors, nominal), nominal, atol=0.03)
@@ -147,10 +147,10 @@ def test_spread_that_follows_the_error_correlates_with_it(rng):
     envelope = 0.2 + 2.0 * (np.arange(SHAPE[1]) > SHAPE[1] // 2)[None, :, None].astype(np.float32)
     truth, samples, mask = envelope * noise(rng, *SHAPE), envelope * noise(rng, 40, *SHAPE), hard_mask()
     samples = measured_exactly(truth, samples, mask)
-    follows = score_family(truth, samples.mean(axis=0), samples, equal(40), mask)
+    follows = evaluate_family(truth, samples.mean(axis=0), samples, equal(40), mask)
     assert follows.error_spread_correlation > 0.4
     turned = measured_exactly(truth, samples[:, :, ::-1], mask)
-    assert score_family(truth, turned.mean(axis=0), turned, equal(40), mask).error_spread_correlation < 0.1
+    assert evaluate_family(truth, turned.mean(axis=0), turned, equal(40), mask).error_spread_correlation < 0.1
 
 
 def test_weights_act_like_repeats(scene):
@@ -169,37 +169,37 @@ def test_weights_act_like_repeats(scene):
     square = 0.25 + 2 * 0.0625
     expected = np.einsum("k,kzyx->zyx", weights, parts**2) * (1 + square) / (1 - square)
     np.testing.assert_allclose(errors.spread, np.sqrt(expected), rtol=2e-3, atol=1e-4)
-    score = score_family(truth, mean, few, weights, mask)
-    assert score.effective_samples == pytest.approx(1 / square)
-    flat = score_family(truth, mean, few, equal(3), mask)
-    assert abs(flat.spread_over_error - score.spread_over_error) > 1e-3
+    found = evaluate_family(truth, mean, few, weights, mask)
+    assert found.effective_samples == pytest.approx(1 / square)
+    flat = evaluate_family(truth, mean, few, equal(3), mask)
+    assert abs(flat.spread_over_error - found.spread_over_error) > 1e-3
 
 
 def test_one_sample_with_all_the_weight_has_no_calibration(scene):
     mean, truth, samples = scene
-    score = score_family(truth, mean, samples, np.eye(MEMBERS)[0], hard_mask())
-    assert np.isnan(score.coverage_95)
-    assert np.isfinite(score.in_wedge_correlation)
+    found = evaluate_family(truth, mean, samples, np.eye(MEMBERS)[0], hard_mask())
+    assert np.isnan(found.coverage_95)
+    assert np.isfinite(found.in_wedge_correlation)
 
 
 def test_no_wedge_gives_nan_there(scene):
     mean, truth, samples = scene
-    score = score_family(truth, mean, samples, equal(MEMBERS), np.ones_like(hard_mask()))
-    assert np.isnan([score.in_wedge_correlation, score.wedge_energy_ratio, score.coverage_95]).all()
-    assert 0 < score.measured_correlation <= 1
+    found = evaluate_family(truth, mean, samples, equal(MEMBERS), np.ones_like(hard_mask()))
+    assert np.isnan([found.in_wedge_correlation, found.wedge_energy_ratio, found.coverage_95]).all()
+    assert 0 < found.measured_correlation <= 1
 
 
 def test_unusable_input_is_refused(scene):
     mean, truth, samples = scene
     mask = hard_mask()
     with pytest.raises(InputError, match="sum"):
-        score_family(truth, mean, samples, np.ones(MEMBERS), mask)
+        evaluate_family(truth, mean, samples, np.ones(MEMBERS), mask)
     with pytest.raises(InputError, match="weights"):
-        score_family(truth, mean, samples, equal(3), mask)
+        evaluate_family(truth, mean, samples, equal(3), mask)
     with pytest.raises(InputError, match="non-negative"):
-        score_family(truth, mean, samples[:2], np.array([1.5, -0.5]), mask)
+        evaluate_family(truth, mean, samples[:2], np.array([1.5, -0.5]), mask)
     with pytest.raises(InputError, match="shapes"):
-        score_family(truth, mean[1:], samples, equal(MEMBERS), mask)
+        evaluate_family(truth, mean[1:], samples, equal(MEMBERS), mask)
 
 
 def test_agrees_with_the_independent_script(shared_data, tmp_path, rng):
@@ -220,7 +220,7 @@ def test_agrees_with_the_independent_script(shared_data, tmp_path, rng):
         cwd=script.parent,
     )
     theirs = json.loads(told.stdout)
-    ours = score_family(made.truth, mean, samples, equal(5), hard_mask((32, 48, 40)))
+    ours = evaluate_family(made.truth, mean, samples, equal(5), hard_mask((32, 48, 40)))
     for name, value in {
         "wedge_cc": ours.in_wedge_correlation,
         "measured_cc": ours.measured_correlation,

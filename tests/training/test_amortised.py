@@ -167,8 +167,9 @@ def test_noise_and_consistency_pull_at_the_answer(key, rng):
 def test_a_random_witness_is_drawn_and_right_on_average(key, rng):
     observation = jnp.asarray(rng.normal(size=SHAPE), jnp.float32)
     wedge = cg.Wedge(jnp.asarray(MASK))
-    score = cg.QuadraticWitness(curvature=jnp.asarray(CURVATURE * np.float32([[[0.2, 1, 1, 2]]])), mean=jnp.ones(SHAPE))
-    witness = RotatedWitness(score, wedge, cg.cube_rotations())
+    curvature = jnp.asarray(CURVATURE * np.float32([[[0.2, 1, 1, 2]]]))
+    of_observations = cg.QuadraticWitness(curvature=curvature, mean=jnp.ones(SHAPE))
+    witness = RotatedWitness(of_observations, wedge, cg.cube_rotations())
     posterior = dataclasses.replace(volumes_model().posterior(observation), witness=witness)
     network = jax.tree_util.Partial(scaled, jnp.float32(1.0))
     keys = jax.random.split(key, 400)

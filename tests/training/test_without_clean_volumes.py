@@ -20,12 +20,12 @@ SHELLS, SHELL = np.unique(RADII, return_inverse=True)
 SHELL = SHELL.reshape(RADII.shape)
 
 
-def pays(log_curvature, observation):
+def quadratic(log_curvature, observation):
     """D(y) = -1/2 y^T s y, s one number per distance from the origin of Fourier space, of either sign."""
     return -fourier.quadratic_form(observation, log_curvature[SHELL])
 
 
-def score(witness, observation):
+def value_of_observation(witness, observation):
     return witness.witness(observation)
 
 
@@ -42,7 +42,7 @@ def test_the_wedge_gets_the_power_of_the_other_orientations(key, rng):
     fields = jax.vmap(lambda k: fourier.filter_volume(jax.random.normal(k, SHAPE), root))(jax.random.split(key, 256))
     noise = jnp.asarray(rng.normal(size=(256, *SHAPE)) / LAM**0.5, jnp.float32)
     observations = jax.vmap(wedge)(fields + noise)
-    witness = RotatedWitness(jax.tree_util.Partial(pays, jnp.zeros(len(SHELLS))), wedge, axis_permutations())
+    witness = RotatedWitness(jax.tree_util.Partial(quadratic, jnp.zeros(len(SHELLS))), wedge, axis_permutations())
     model = Model(witness, wedge, centre, jnp.float32(np.log(LAM)), jnp.float32(np.log(BETA)))
     found = train(
         key,
@@ -55,7 +55,7 @@ def test_the_wedge_gets_the_power_of_the_other_orientations(key, rng):
         num_iterations=80,
         batch_size=32,
         num_positives=128,
-        score=score,
+        witness_value=value_of_observation,
     )
     np.testing.assert_array_equal(found.model.witness.rotations, witness.rotations)
 

@@ -19,10 +19,10 @@ from cryowgen_jax.io import prepare_output_folder, read_tomogram, write_bytes_at
 from cryowgen_jax.restoration import Restoration, restore
 from cryowgen_jax.restoration.checks import METHODS
 from cryowgen_jax.simulation import (
-    Score,
+    Evaluation,
     SimulatedTomogram,
     coverage_curve,
-    score_family,
+    evaluate_family,
     simulate_tomogram,
     wedge_errors,
 )
@@ -68,7 +68,7 @@ class Entry:
 
     name: str
     restoration: Restoration
-    score: Score
+    evaluation: Evaluation
     seconds: float
 
 
@@ -120,31 +120,33 @@ def command(output: pathlib.Path, shape: tuple[int, int, int], seed: int) -> Non
             )
         seconds = time.monotonic() - started
         results.write_volumes(output / method, restoration, frame)
-        entries.append(Entry(NAMES[method], restoration, _score(simulated, restoration), seconds))
+        entries.append(Entry(NAMES[method], restoration, _evaluation(simulated, restoration), seconds))
     _write_comparison(output, simulated, entries, seed)
     screen.show_table(TITLE, ("", *COLUMNS), _rows(simulated, entries), caption=BEST)
     terminal.print(f"see {output / 'report.html'} and {output / 'demo.png'}", markup=False)
 
 
-def _score(simulated: SimulatedTomogram, restoration: Restoration) -> Score:
-    return score_family(simulated.truth, restoration.mean, restoration.samples, restoration.weights, restoration.wedge)
+def _evaluation(simulated: SimulatedTomogram, restoration: Restoration) -> Evaluation:
+    return evaluate_family(
+        simulated.truth, restoration.mean, restoration.samples, restoration.weights, restoration.wedge
+    )
 
 
 def _rows(simulated: SimulatedTomogram, entries: list[Entry]) -> list[tuple[str, ...]]:
     tomogram = 0.5 * (simulated.half1 + simulated.half2)
     only = np.ones(1)
-    before = score_family(simulated.truth, tomogram, tomogram[None], only, entries[0].restoration.wedge)
+    before = evaluate_family(simulated.truth, tomogram, tomogram[None], only, entries[0].restoration.wedge)
     rows = [("tomogram itself", *(screen.number(value, ".2f") for value in _quality(before)), *"--")]
     for entry in entries:
-        numbers = [screen.number(value, ".2f") for value in _quality(entry.score)]
+        numbers = [screen.number(value, ".2f") for value in _quality(entry.evaluation)]
         rows.append(
             (entry.name, *numbers, screen.number(entry.restoration.report.ess, ".0f"), screen.duration(entry.seconds))
         )
     return rows
 
 
-def _quality(score: Score) -> tuple[float, ...]:
-    return score.in_wedge_correlation, score.measured_correlation, score.coverage_95, score.spread_over_error
+def _quality(found: Evaluation) -> tuple[float, ...]:
+    return found.in_wedge_correlation, found.measured_correlation, found.coverage_95, found.spread_over_error
 
 
 def _write_comparison(output: pathlib.Path, simulated: SimulatedTomogram, entries: list[Entry], seed: int) -> None:

@@ -10,8 +10,14 @@ from cryowgen_jax.types import Array
 class Family(NamedTuple):
     """Restored volumes with their weights.
 
-    ``samples`` (K, ...), ``weights`` (K,) that sum to 1, ``mean`` and ``std`` per voxel. Point estimates have K = 1 and
-    std = 0.
+    Attributes
+    ----------
+    samples
+        The members, (K, ...); one for point estimates.
+    weights
+        (K,), sum 1.
+    mean, std
+        Per voxel; std is 0 for point estimates.
     """
 
     samples: Array

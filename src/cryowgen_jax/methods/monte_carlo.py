@@ -17,23 +17,23 @@ from cryowgen_jax.types import Array, PRNGKey
 
 @runtime_checkable
 class Reference(Protocol):
-    """What candidates may be drawn from; a pytree, such as a ``FourierGaussian``."""
+    """A distribution to draw candidates from; a pytree, such as a ``FourierGaussian``."""
 
     def draw(self, key: PRNGKey) -> Array:
         """One candidate."""
         ...
 
     def log_density(self, position: Array) -> Array:
-        """Log r(z), normalised (or Psi is off by what is missing)."""
+        """Log r(z). It has to be normalised, or Psi is wrong by the missing constant."""
         ...
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DefensiveMixture:
-    """Candidates from ``safe`` with probability ``share`` and from ``bold`` otherwise (Hesterberg, Technometrics 1995).
+    """Candidates from ``safe`` with probability ``share``, else from ``bold`` (Hesterberg, Technometrics 1995).
 
-    No weight is above that of ``safe`` alone divided by ``share``, however wrong ``bold`` is.
+    However wrong ``bold`` is, no weight exceeds the weight under ``safe`` alone divided by ``share``.
     """
 
     bold: Reference
@@ -73,7 +73,7 @@ def importance_sample(
     reference: Literal["gaussian", "conditional_prior"] | Reference = "gaussian",
     batch_size: int = 16,
 ) -> WeightedFamily:
-    r"""Importance sampling of a posterior.
+    r"""Importance sampling of a posterior: candidates z_i of a reference r, with log weights l_i = F(z_i) - log r(z_i).
 
     Parameters
     ----------
@@ -84,19 +84,19 @@ def importance_sample(
     num_candidates
         K.
     reference
-        "conditional_prior": z_i from kappa = N(zbar, I/beta), the method as published, with
-        l_i = w(z_i) - lambda/2 \|x - A z_i\|^2; its effective sample size is 1 beyond a few tens of measured
-        coefficients. "gaussian": z_i from the exact Gaussian part N(mu0, C), with l_i = w(z_i): candidates already
-        agree with the data. Or anything with ``draw(key)`` and ``log_density(z)``, l_i = F(z_i) - log r(z_i): an
-        amortised reference is ``informed_part(posterior, center, variance)`` with what a network says of them, made
-        safe by ``DefensiveMixture(it, gaussian_part(posterior))``.
+        "gaussian": the exact Gaussian part N(mu0, C), whose draws agree with the data; l_i = w(z_i).
+        "conditional_prior": kappa = N(zbar, I/beta), the method as published; l_i = w(z_i) - lambda/2 \|x - A z_i\|^2,
+        and the effective sample size is 1 beyond a few tens of measured coefficients.
+        Or any object with ``draw(key)`` and ``log_density(z)``. An amortised reference is
+        ``informed_part(posterior, center, variance)`` with the center and the variance from a network;
+        ``DefensiveMixture(amortised, gaussian_part(posterior))`` makes it safe.
     batch_size
-        Candidates alive at a time.
+        Candidates in memory at a time.
 
     Returns
     -------
     WeightedFamily
-        With ``ess`` as it is, 1 included, and ``psi``.
+        All candidates, with their effective sample size ``ess``, which may be 1, and the estimate ``psi``.
 
     Raises
     ------
@@ -104,6 +104,16 @@ def importance_sample(
         reference="gaussian" where the decoder is not diagonal in Fourier space.
     ValueError
         Where numbers or the reference's name do not fit.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, cryowgen_jax as cg
+    >>> wedge, zeros = cg.Wedge(cg.wedge_mask((8, 8, 8))), jnp.zeros((8, 8, 8))
+    >>> witness = cg.QuadraticWitness(curvature=jnp.ones((8, 8, 5)), mean=zeros)
+    >>> posterior = cg.Posterior(witness, wedge, wedge(zeros + 1.2), zeros, data_weight=10.0, prior_precision=1.0)
+    >>> candidates = cg.importance_sample(jax.random.key(0), posterior, num_candidates=32)
+    >>> candidates.samples.shape, candidates.log_weights.shape
+    ((32, 8, 8, 8), (32,))
     """
     if num_candidates < 1 or batch_size < 1:
         raise ValueError(f"num_candidates={num_candidates}, batch_size={batch_size}: give at least 1 of each")
@@ -130,12 +140,48 @@ def importance_sample(
 def cryowgen_mc(
     key: PRNGKey, posterior: Posterior, *, num_candidates: int = 256, num_samples: int = 8, batch_size: int = 16
 ) -> Family:
-    """CryoWGEN-I: ``num_candidates`` from the Gaussian part, of which the ``num_samples`` heaviest are returned."""
+    """CryoWGEN-I: candidates from the Gaussian part, weighted by exp w(z); the heaviest are the members.
+
+    Parameters
+    ----------
+    key
+        Candidate i depends on ``fold_in(key, i)`` alone.
+    posterior
+        The target; its decoder has to be diagonal in Fourier space.
+    num_candidates
+        Candidates; ``mean`` and ``std`` of the family are those of all of them.
+    num_samples
+        Members of the family.
+    batch_size
+        Candidates in memory at a time.
+
+    Returns
+    -------
+    Family
+        Weights are normalised over the members.
+
+    Raises
+    ------
+    TypeError
+        Where the decoder is not diagonal in Fourier space.
+    ValueError
+        Where numbers do not fit.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, cryowgen_jax as cg
+    >>> wedge, zeros = cg.Wedge(cg.wedge_mask((8, 8, 8))), jnp.zeros((8, 8, 8))
+    >>> witness = cg.QuadraticWitness(curvature=jnp.ones((8, 8, 5)), mean=zeros)
+    >>> posterior = cg.Posterior(witness, wedge, wedge(zeros + 1.2), zeros, data_weight=10.0, prior_precision=1.0)
+    >>> family = cg.cryowgen_mc(jax.random.key(0), posterior, num_candidates=32, num_samples=4)
+    >>> family.samples.shape, round(float(family.weights.sum()), 5)
+    ((4, 8, 8, 8), 1.0)
+    """
     return heaviest(importance_sample(key, posterior, num_candidates, batch_size=batch_size), num_samples)
 
 
 def heaviest(candidates: WeightedFamily, num_samples: int) -> Family:
-    """The ``num_samples`` heaviest candidates, their weights renormalised; mean and std are those of all."""
+    """The ``num_samples`` heaviest candidates with weights that sum to 1; mean and std are those of all candidates."""
     chosen = jnp.argsort(-candidates.log_weights)[:num_samples]
     weights = jax.nn.softmax(candidates.log_weights[chosen])
     return Family(candidates.samples[chosen], weights, candidates.mean, jnp.sqrt(candidates.variance))

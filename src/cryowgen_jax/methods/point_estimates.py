@@ -1,25 +1,23 @@
-"""CryoGEN-I and II: the point estimates, both a maximum of an exponent."""
+"""CryoGEN-I and II: point estimates, each the maximum of an exponent."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.methods.family import Family
+from cryowgen_jax.optimisation import minimise
 from cryowgen_jax.potentials import Posterior, drawable_part, split
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
 
 COLDEST = 1e-3  # temperature at which cryogen_ot looks for its answer
-MEMORY = 10  # past gradients of L-BFGS
 
 
 def cryogen_map(key: PRNGKey, posterior: Posterior, *, num_steps: int = 200, num_starts: int = 1) -> Family:
@@ -30,21 +28,42 @@ def cryogen_map(key: PRNGKey, posterior: Posterior, *, num_steps: int = 200, num
     Parameters
     ----------
     key
-        For all starts but the first, which is the mean of what is Gaussian in the posterior (``potentials.split``).
+        For the starts after the first.
     posterior
         The target; in CryoGEN-I w is minus an energy that was learned from re-degraded rotations.
     num_steps
-        Most steps of L-BFGS, in coordinates in which the same is white, quadratic witnesses and half of the bound on
-        the curvature of others included, so that they feel neither lambda nor how loose the tether is. It ends earlier
-        where the gradient has fallen below the resolution of float32.
+        Largest number of steps of L-BFGS. An ascent ends earlier where the gradient falls below the resolution of
+        float32.
     num_starts
-        The answer is the best of as many ascents; further ones start from draws of the Gaussian part, or of the
-        conditional prior.
+        Number of ascents, the best of which is returned. The first starts at the mean of the Gaussian part of
+        ``potentials.split``, the others at draws of the Gaussian part. For decoders that are not diagonal in Fourier
+        space the conditional prior takes its place.
 
     Returns
     -------
     Family
-        One sample of weight 1; ``std`` is 0: a point estimate says nothing of its error.
+        One member of weight 1; ``std`` is 0, since a point estimate does not tell its error.
+
+    Raises
+    ------
+    ValueError
+        Where numbers do not fit.
+
+    Notes
+    -----
+    The coordinates are those in which the Gaussian part of ``potentials.split`` is white, which includes quadratic
+    witnesses and half of the bound on the curvature of others. The number of steps then depends neither on lambda nor
+    on how small beta is.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, cryowgen_jax as cg
+    >>> wedge, zeros = cg.Wedge(cg.wedge_mask((8, 8, 8))), jnp.zeros((8, 8, 8))
+    >>> witness = cg.QuadraticWitness(curvature=jnp.ones((8, 8, 5)), mean=zeros)
+    >>> posterior = cg.Posterior(witness, wedge, wedge(zeros + 1.2), zeros, data_weight=10.0, prior_precision=1.0)
+    >>> family = cg.cryogen_map(jax.random.key(0), posterior)
+    >>> round(float(family.mean[0, 0, 0]), 3)  # 10 * 1.2 / (10 + 1 + 1)
+    1.0
     """
     if num_steps < 1 or num_starts < 1:
         raise ValueError(f"num_steps={num_steps}, num_starts={num_starts}: give at least 1 of each")
@@ -60,27 +79,40 @@ def cryogen_ot(key: PRNGKey, posterior: Posterior, *, num_steps: int = 200, num_
 
     .. math:: w^c(x) = \min_z \{ \tfrac\lambda2 |x - A(z)|^2 - w(z) \},
 
-    the one nearest to z-bar where that is not unique: kappa is the reference measure, whose exponent does not grow as
-    the temperature falls, so that F at temperature :math:`10^{-3}` has it as its maximum.
+    and where that is not unique the minimiser nearest to z-bar. It is the limit of the maximum of F as the temperature
+    falls, since kappa is not tempered; the maximum at temperature :math:`10^{-3}` is returned.
 
     Parameters
     ----------
     key, posterior, num_steps, num_starts
         As in :func:`cryogen_map`.
+
+    Returns
+    -------
+    Family
+        One member of weight 1; ``std`` is 0.
+
+    Raises
+    ------
+    ValueError
+        Where numbers do not fit.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, cryowgen_jax as cg
+    >>> wedge, zeros = cg.Wedge(cg.wedge_mask((8, 8, 8))), jnp.zeros((8, 8, 8))
+    >>> witness = cg.QuadraticWitness(curvature=jnp.ones((8, 8, 5)), mean=zeros)
+    >>> posterior = cg.Posterior(witness, wedge, wedge(zeros + 1.2), zeros, data_weight=10.0, prior_precision=1.0)
+    >>> family = cg.cryogen_ot(jax.random.key(0), posterior)
+    >>> round(float(family.mean[0, 0, 0]), 3)  # 10 * 1.2 / (10 + 1 + 0.001)
+    1.091
     """
     return cryogen_map(key, untethered(posterior), num_steps=num_steps, num_starts=num_starts)
 
 
 def untethered(posterior: Posterior) -> Posterior:
-    """The posterior whose maximum is CryoGEN-II's answer: a thousandth of the tether is left."""
+    """The posterior whose maximum is CryoGEN-II's answer: beta times a thousandth, all else the same."""
     return dataclasses.replace(posterior, prior_precision=COLDEST * jnp.asarray(posterior.prior_precision))
-
-
-class _Ascent(NamedTuple):
-    position: Array
-    optimizer: optax.OptState
-    slope: Array
-    step: Array
 
 
 @functools.lru_cache(maxsize=8)
@@ -100,29 +132,9 @@ def _best_of(num_steps: int, num_starts: int, key: PRNGKey, posterior: Posterior
 
     def one(index: Array) -> tuple[Array, Array]:
         start = jnp.where(index == 0, stiff.mean, gaussian.draw(jax.random.fold_in(key, index)))
-        found = start + unwhiten(_minimum(lambda u: -posterior.log_density(start + unwhiten(u)), start, num_steps))
+        down = minimise(lambda u: -posterior.log_density(start + unwhiten(u)), jnp.zeros_like(start), num_steps)
+        found = start + unwhiten(down)
         return found, posterior.log_density(found)
 
     found, heights = jax.lax.map(one, jnp.arange(num_starts))
     return found[jnp.argmax(jnp.where(jnp.isnan(heights), -jnp.inf, heights))]
-
-
-def _minimum(function: Callable[[Array], Array], like: Array, num_steps: int) -> Array:
-    """Minimum of a function near 0 by L-BFGS with a line search."""
-    optimizer = optax.lbfgs(memory_size=MEMORY)
-    value_and_slope = optax.value_and_grad_from_state(function)
-    tiny = 1e-6 * jnp.sqrt(jnp.asarray(like.size, like.dtype))
-
-    def unfinished(ascent: _Ascent) -> Array:
-        return (ascent.step < num_steps) & (jnp.sqrt(jnp.sum(ascent.slope**2)) > tiny)
-
-    def step(ascent: _Ascent) -> _Ascent:
-        value, slope = value_and_slope(ascent.position, state=ascent.optimizer)
-        updates, state = optimizer.update(
-            slope, ascent.optimizer, ascent.position, value=value, grad=slope, value_fn=function
-        )
-        return _Ascent(optax.apply_updates(ascent.position, updates), state, slope, ascent.step + 1)
-
-    zero = jnp.zeros_like(like)
-    start = _Ascent(zero, optimizer.init(zero), jnp.full_like(like, jnp.inf), jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(unfinished, step, start).position

@@ -1,4 +1,4 @@
-"""The Flax code: fast convolution, witness, decoder, centre network, adapters. See ARCHITECTURE.md."""
+"""The Flax code: convolution, witness, decoder, centre network, conditional prior, adapters. See ARCHITECTURE.md."""
 
 from cryowgen_jax.models.adapters import NnxFunction, from_linen, from_nnx
 from cryowgen_jax.models.center import CenterNet, DataConsistent

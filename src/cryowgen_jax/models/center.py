@@ -1,4 +1,4 @@
-"""A network for the centre zbar of the posterior, volume -> volume, and one that keeps what was measured."""
+"""A network for the centre zbar of the posterior, volume -> volume, and a layer that keeps the measured data."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ class CenterNet(nnx.Module):
         How often the grid is halved.
     rngs
         Streams for the initial weights.
+
+    Raises
+    ------
+    InputError
+        Where the sizes make no network, or it is called with an array that is no volume.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> from flax import nnx
+    >>> center = cg.from_nnx(cg.CenterNet(channels=2, levels=1, rngs=nnx.Rngs(0)))
+    >>> center(jnp.ones((6, 7, 8))).shape
+    (6, 7, 8)
     """
 
     def __init__(self, *, channels: int = 8, levels: int = 2, rngs: nnx.Rngs) -> None:
@@ -40,10 +53,11 @@ class CenterNet(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataConsistent:
-    r"""y -> n(y) + T_M (y - n(y)): the data where they are, and the answer of a network n where there are none.
+    r"""y -> n(y) + T_M (y - n(y)): the data where there are any, and the answer of a network n elsewhere.
 
-    A data-consistency layer without noise (Schlemper et al., IEEE Trans. Med. Imaging, 2018). The noise of what was
-    measured stays in it; to look at answers as at observations, put noise back inside the wedge alone.
+    A data-consistency layer for data without noise (Schlemper et al., IEEE Trans. Med. Imaging, 2018): the noise of the
+    data stays in the result. To compare results with observations, add noise inside the wedge only
+    (``operators.NoisyWitness``).
 
     Parameters
     ----------

@@ -47,9 +47,9 @@ _SMALLEST_WIDTH = 1e-3
 class ConvWitness(nnx.Module):
     """Volume (Z, Y, X) of any shape -> scalar w(z), in nats, with ``-concavity <= -Hess w <= curvature`` for every z.
 
-    Extensive: w sums energies of positions, w(0) = 0, and what lies further apart than the filters reach adds up. Odd
-    grids are continued by one plane of zeros behind their end, at every scale. Meant for volumes standardised to a
-    standard deviation of about one.
+    w is extensive: it sums energies over positions, w(0) = 0, and the energies of objects further apart than the
+    filters reach add. Odd grids are padded with one plane of zeros at their end, at every scale. Meant for volumes
+    standardised to a standard deviation of about one.
 
     Parameters
     ----------
@@ -59,10 +59,24 @@ class ConvWitness(nnx.Module):
     curvature
         Upper bound of the curvature of -w, in 1 / (unit of z)^2, whatever the weights become.
     concavity
-        Lower bound, likewise, as a positive number; None takes ``curvature``. Below beta it keeps the posterior
-        log-concave.
+        The bound on the other side, -Hess w >= -concavity I, as a positive number; None takes ``curvature``. A value
+        below beta keeps the posterior log-concave.
     rngs
         Streams for the initial weights.
+
+    Raises
+    ------
+    InputError
+        Where the numbers cannot be used, or it is called with an array that is no volume.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> from flax import nnx
+    >>> witness = cg.from_nnx(cg.ConvWitness((4, 4), curvature=0.5, rngs=nnx.Rngs(0)))
+    >>> low, high = witness.curvature_bounds()
+    >>> -0.5 <= float(low) < float(high) <= 0.5, witness(jnp.zeros((8, 8, 8))).shape
+    (True, ())
     """
 
     def __init__(
@@ -113,7 +127,7 @@ class ConvWitness(nnx.Module):
 
 
 class _RidgeScale(nnx.Module):
-    """The filters and potentials of one scale. ``share`` is the part of the curvature to start from, roughly."""
+    """The filters and potentials of one scale. ``share`` is roughly its part of the curvature at the start."""
 
     def __init__(self, channels: int, share: float, key: Array) -> None:
         kernel = jax.random.normal(key, (5, 5, 5, channels))
@@ -142,7 +156,7 @@ Potential = tuple[Array, Array, Array]  # weight, width and offset of a convex f
 def _tiled(factor: Array, weight: Array, width: Array, offset: Array) -> Potential:
     """The free parameters made positive where they must be, for a last axis of (8 positions, channels)."""
     per_channel = (factor * jax.nn.softplus(weight), _SMALLEST_WIDTH + jax.nn.softplus(width), offset)
-    # Behind a barrier XLA reads the repeated numbers from memory; without it, it finds each by division, unvectorised.
+    # The barrier makes XLA read the repeated numbers from memory. Otherwise it finds each by a division, unvectorised.
     return tuple(jax.lax.optimization_barrier([jnp.tile(p, 8).reshape((1, 1, 1, -1)) for p in per_channel]))
 
 
@@ -158,8 +172,8 @@ def _sum_of_potentials(response: Array, convex: Potential, concave: Potential) -
 def ridge_energy(response: Array, convex: Potential, concave: Potential) -> Array:
     """Sum of psi over responses (D, H, W, C), the potentials' numbers being (1, 1, 1, C).
 
-    The gradient is written out and starts from the responses again: the derived one shares intermediate arrays with
-    the value, and XLA on CPUs then writes them all out, which costs more time than the convolutions.
+    The gradient is written by hand and computed from the responses alone. The one that JAX derives shares intermediate
+    arrays with the value, and on CPUs XLA then writes them all to memory, which takes longer than the convolutions.
     """
     return _sum_of_potentials(response, convex, concave)
 
@@ -195,9 +209,9 @@ def soft_absolute(t: Array, width: Array) -> Array:
 def blocked_kernel(kernel: Array) -> Array:
     """The same 5^3 filters for a grid whose 2^3 blocks lie in channels: (5, 5, 5, C) -> (3, 3, 3, 8, 8 C).
 
-    After ``space_to_depth`` a filter at each of the 8 positions of a block reaches the neighbouring blocks only, and
-    one 3^3 convolution from 8 to 8 C channels computes them all. It does 1.7 times the multiplications, on shapes that
-    run several times faster than one channel in or out.
+    After ``space_to_depth`` a filter at any of the 8 positions of a block reaches only the neighbouring blocks, so that
+    one 3^3 convolution from 8 to 8 C channels computes all responses. It needs 1.7 times the multiplications, but its
+    shapes run several times faster than those with one input channel.
     """
     block, source, target = np.meshgrid(range(3), range(2), range(2), indexing="ij")
     tap = (2 * (block - 1) + source - target + 2) % 6  # tap 5 is the zero behind the filter's end

@@ -1,20 +1,20 @@
-r"""The 3-D convolution that everything else waits for, and resampling by reshape.
+r"""The 3-D convolution, which dominates the cost of a step, and resampling by reshape.
 
 One layer computes
 
 .. math:: y(x)_o = \sum_{t \in \{-1,0,1\}^3} \sum_i K(t)_{i,o}\, v(x + t)_i
 
 on the voxels of the box, with zeros outside it (stride 1, "SAME"). Two forms give the same numbers: ``native`` is XLA's
-3-D convolution; ``stacked`` lays the three depth taps side by side as channels and runs one 2-D convolution, which XLA
-does well on CPUs where it does the 3-D one badly. :func:`cryowgen_jax.platform.convolution_form` chooses.
+3-D convolution; ``stacked`` puts the three depth taps side by side as channels and runs one 2-D convolution, which is
+fast on CPUs where XLA's 3-D convolution is slow. :func:`cryowgen_jax.platform.convolution_form` chooses.
 
-Both carry a hand-written gradient. The transpose that JAX derives is a convolution with permuted kernel axes, which
-inside ``lax.scan`` falls off every fast path of XLA on CPUs (10 to 30 times slower); the same transpose written as an
-ordinary convolution with the flipped kernel, inputs and outputs swapped, stays on it. The gradient in the kernel is a
-matrix product per plane there, several hundred times faster than what is derived. Reverse mode only; nest it for second
-derivatives.
+Both have a gradient written by hand. The transpose that JAX derives is a convolution with permuted kernel axes, which
+inside ``lax.scan`` on CPUs misses every fast implementation of XLA (10 to 30 times slower). The same transpose as an
+ordinary convolution, with the kernel flipped and its inputs and outputs swapped, is fast. The gradient in the kernel is
+one matrix product per plane on CPUs, several hundred times faster than the derived one. Reverse mode only; nest it for
+second derivatives.
 
-Nothing here has a stride: the input gradient of a strided convolution is slower still. Halve a grid with
+No convolution here has a stride: the input gradient of a strided one is slower still. Halve a grid with
 :func:`halve` (mean of 2^3) or :func:`space_to_depth`, double it with :func:`double`.
 """
 
@@ -39,7 +39,7 @@ _PLANE_LAYOUT = ("NHWC", "HWIO", "NHWC")
 def convolve3(volume: Array, kernel: Array, form: platform.ConvolutionForm | None = None) -> Array:
     """3^3 convolution with zeros outside the box: (D, H, W, Cin) with (3, 3, 3, Cin, Cout) -> (D, H, W, Cout).
 
-    Unbatched; ``jax.vmap`` over volumes stays on the fast path (over kernels it does not).
+    Unbatched; ``jax.vmap`` over volumes stays fast, over kernels it does not.
 
     Parameters
     ----------
@@ -47,6 +47,11 @@ def convolve3(volume: Array, kernel: Array, form: platform.ConvolutionForm | Non
         The arrays.
     form
         ``"native"`` or ``"stacked"``; None takes the one that is fast in the program being traced.
+
+    Raises
+    ------
+    InputError
+        Where shapes do not fit.
     """
     if volume.ndim != 4 or kernel.ndim != 5 or kernel.shape[:4] != (3, 3, 3, volume.shape[-1]):
         raise InputError(
@@ -89,7 +94,7 @@ def _backward(form: platform.ConvolutionForm, residual: tuple[Array, Array], cot
 
 
 def _kernel_gradient(volume: Array, cotangent: Array) -> Array:
-    """Plane by plane one matrix product with the 27 shifted planes, which stay in cache."""
+    """One matrix product per plane, with the 27 shifted planes, which stay in cache."""
     depth, height, width, inputs = volume.shape
     padded = jnp.pad(volume, ((1, 1), (1, 1), (1, 1), (0, 0)))
 
@@ -121,10 +126,11 @@ def conv_general_dilated(
     preferred_element_type: jax.typing.DTypeLike | None = None,
     out_sharding: NamedSharding | PartitionSpec | None = None,
 ) -> Array:
-    """Stands in for ``lax.conv_general_dilated`` in any Flax network.
+    """A replacement for ``lax.conv_general_dilated`` in any Flax network.
 
-    ``nnx.Conv(..., conv_general_dilated=conv_general_dilated)``, and likewise ``linen.Conv``. A 3^3 convolution with
-    stride 1, zeros around, channels last, no groups and no dilation takes :func:`convolve3`; all else goes to ``lax``.
+    Use it as ``nnx.Conv(..., conv_general_dilated=conv_general_dilated)``, and likewise with ``linen.Conv``. 3^3
+    convolutions with stride 1, zero padding, channels last, no groups and no dilation are done by :func:`convolve3`,
+    all others by ``lax``.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     same = padding == "SAME" if isinstance(padding, str) else [tuple(p) for p in padding] == [(1, 1)] * 3
@@ -158,7 +164,7 @@ def conv_general_dilated(
 
 
 def pad_to_multiple(volume: Array, factor: int) -> Array:
-    """Zeros behind the end of the three axes of (D, H, W, ...) up to the next multiple of ``factor``."""
+    """Pad the three axes of (D, H, W, ...) with zeros at their end, to the next multiple of ``factor``."""
     widths = [(0, -n % factor) for n in volume.shape[:3]] + [(0, 0)] * (volume.ndim - 3)
     return jnp.pad(volume, widths)
 

@@ -17,8 +17,8 @@ from cryowgen_jax.types import Array, InputError
 class Decoder(nnx.Module):
     """Latent, a vector (d,) or a small grid -> volume (Z, Y, X).
 
-    A linear map to a coarse grid of features, then per level: repeat each voxel 2^3 times, 3^3 convolution, SiLU; a
-    last convolution to one channel, cut to the box.
+    A linear map makes a coarse grid of features. Every level repeats each voxel 2^3 times and applies a 3^3 convolution
+    and SiLU. A last convolution has one channel, and its result is cut to the box.
 
     Parameters
     ----------
@@ -32,6 +32,19 @@ class Decoder(nnx.Module):
         How often the grid is doubled.
     rngs
         Streams for the initial weights.
+
+    Raises
+    ------
+    InputError
+        Where sizes make no decoder, or the latent that it is called with has another shape.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> from flax import nnx
+    >>> decoder = cg.from_nnx(cg.Decoder(3, (6, 7, 8), channels=2, levels=1, rngs=nnx.Rngs(0)))
+    >>> decoder(jnp.ones(3)).shape
+    (6, 7, 8)
     """
 
     def __init__(

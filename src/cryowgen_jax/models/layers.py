@@ -13,7 +13,7 @@ from cryowgen_jax.types import Array
 class Convolution(nnx.Module):
     """3^3 convolution with bias: (D, H, W, inputs) -> (D, H, W, outputs).
 
-    Weights start with variance 2 / (27 inputs), or at zero where the layer is to start silent.
+    Weights start with variance 2 / (27 inputs), or at zero where ``silent``.
     """
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, silent: bool = False) -> None:

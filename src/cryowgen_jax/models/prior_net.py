@@ -1,12 +1,13 @@
-r"""A conditional prior of what a tomogram shows, in one pass of a network.
+r"""A conditional prior for a tomogram, in one pass of a network.
 
-From the data's half spectrum y, the spectra of noise N and signal S and the tilt range it says
+From the data's half spectrum y, the power spectra N of the noise and S of the signal, and the tilt range, the network
+predicts
 
 .. math:: z \sim N(\bar z, Q^{-1}), \qquad Q = F^{-1} W F\, \mathrm{diag}(e)\, F^{-1} W F + F^{-1} R F
 
-the centre zbar, where the truth may be far from it (e, the inverse of a relative variance per voxel), and how far per
-frequency (P; W^2 = L^2 / P and R = (1 - L^2) / P, with L a low-pass). Everything is in units of the signal's standard
-deviation, with beam z and tilt axis y.
+with three parts: the centre zbar; 1 / e, a relative variance per voxel, which says where the truth may be far from it;
+and P, the power of the difference per frequency. W^2 = L^2 / P and R = (1 - L^2) / P, with a low-pass L. Everything is
+in units of the signal's standard deviation, with beam z and tilt axis y.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array
 
 KNOTS = (0.0, 0.02, 0.04, 0.07, 0.10, 0.14, 0.18, 0.22, 0.27, 0.33, 0.40, 0.50, 0.87)  # cycles per voxel
-BANDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)  # cycles per voxel, whose noise and signal are told to the network
+BANDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)  # cycles per voxel: the network gets noise and signal of each band
 NUM_CONDITIONS = 2 * (len(BANDS) - 1) + 2
-LOCAL = 0.22  # cycles per voxel: coarser errors than this teach the local variance
+LOCAL = 0.22  # cycles per voxel: the local variance is learned from errors coarser than this
 LEAST_VARIANCE, LARGEST_VARIANCE = 0.03, 8.0  # of a voxel, relative to the mean
-_WEAK = 1e-3  # of the signal's variance: noise below it is as good as none
+_WEAK = 1e-3  # of the signal's variance: the network does not tell weaker noise from none
 
 
 class Features(NamedTuple):
-    """What the network sees: (Z, Y, X, 2) channels, conditions, and the unit they are in."""
+    """Input of the network: (Z, Y, X, 2) channels, vector of conditions, and the unit of the channels."""
 
     channels: Array
     conditions: Array
@@ -65,7 +66,7 @@ class PriorNet(nnx.Module):
         self.gain = nnx.Linear(64, 2 * len(KNOTS), kernel_init=zeros, rngs=rngs)
 
     def __call__(self, seen: Features) -> ConditionalPrior:
-        """What :func:`features` says -> the prior, in units of ``seen.scale``."""
+        """The prior, in units of ``seen.scale``; ``seen`` is made by :func:`features`."""
         out = self.volume(seen.channels, seen.conditions)
         low, high = np.log(LEAST_VARIANCE), np.log(LARGEST_VARIANCE)
         middle, reach = 0.5 * (low + high), 0.5 * (high - low)
@@ -80,7 +81,7 @@ def prior_network(*, channels: int, levels: int, seed: int = 0) -> NnxFunction:
 
 
 def features(spectrum: Array, noise: Array, signal: Array, tilt_range: Array, shape: tuple[int, ...]) -> Features:
-    """What the network is told of a tomogram.
+    """Input of the network for a tomogram: the data, a Wiener estimate, noise and signal per band, the tilt range.
 
     Parameters
     ----------
@@ -109,12 +110,12 @@ def features(spectrum: Array, noise: Array, signal: Array, tilt_range: Array, sh
 
 
 def local_filter(shape: tuple[int, ...]) -> np.ndarray:
-    """L: 1 at frequency 0, falling to 0 beyond what is told apart voxel by voxel."""
+    """L: 1 at frequency 0, falling to 0 beyond ``LOCAL``."""
     return np.exp(-((fourier.radial_frequency(shape) / LOCAL) ** 4)).astype(np.float32)
 
 
 def residual_power(log_gain: Array, signal: Array, measured: Array, shape: tuple[int, ...]) -> Array:
-    """P per coefficient, in the unit of ``signal``: interpolated between knots, measured and missing ones apart."""
+    """P per coefficient, in the unit of ``signal``: interpolated between knots, for measured and missing ones apart."""
     seen, unseen = jnp.tensordot(log_gain, _hats(shape), 1, precision="highest")
     return signal * jnp.exp(jnp.where(measured > 0, seen, unseen))
 

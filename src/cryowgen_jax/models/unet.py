@@ -1,4 +1,4 @@
-"""A small U-Net: features (Z, Y, X, inputs) of any box -> (Z, Y, X, outputs), told the conditions it works under."""
+"""A small U-Net: features (Z, Y, X, inputs) of any box -> (Z, Y, X, outputs), conditioned on a vector."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cryowgen_jax.types import Array, InputError
 
 
 class UNet(nnx.Module):
-    """Per level down: mean of 2^3, block; per level up: repeat 2^3, join what was there on the way down, block.
+    """Down: mean over 2^3 and a block per level. Up: repeat 2^3, concatenate the features of the way down, and a block.
 
-    A block is a 3^3 convolution with SiLU, scaled and shifted by what the conditions say (Perez et al., FiLM, AAAI
-    2018), and a second one that adds to it. Boxes are continued with zeros to a multiple of 2^levels and cut back. The
-    last layer starts at zero.
+    A block is a 3^3 convolution whose result is scaled and shifted by functions of the conditions (Perez et al., FiLM,
+    AAAI 2018) and passed through SiLU, and a second convolution with SiLU that adds to it. Boxes are padded with zeros
+    to a multiple of 2^levels and cut back. The last layer starts at zero.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class UNet(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Two convolutions, the second one on top of the first."""
+    """Two convolutions, the second one residual."""
 
     def __init__(self, inputs: int, outputs: int, conditions: int, rngs: nnx.Rngs) -> None:
         self.first = Convolution(inputs, outputs, rngs=rngs)

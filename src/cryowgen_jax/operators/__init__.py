@@ -1,8 +1,8 @@
-"""The forward operators A: missing wedge, rotation, composition. See ARCHITECTURE.md."""
+"""The forward operators A (missing wedge, rotation, composition), and witnesses made with them. See ARCHITECTURE.md."""
 
 from cryowgen_jax.operators.compose import Composition, Rotation, compose
 from cryowgen_jax.operators.random_witness import BoundedRotatedWitness, NoisyWitness, RotatedWitness
-from cryowgen_jax.operators.wedge import Wedge, wedge_mask, wedge_mask_from_tilts
+from cryowgen_jax.operators.wedge import Wedge, tilt_slope, traced_wedge_mask, wedge_mask, wedge_mask_from_tilts
 
 __all__ = [
     "BoundedRotatedWitness",
@@ -12,6 +12,8 @@ __all__ = [
     "Rotation",
     "Wedge",
     "compose",
+    "tilt_slope",
+    "traced_wedge_mask",
     "wedge_mask",
     "wedge_mask_from_tilts",
 ]

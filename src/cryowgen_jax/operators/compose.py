@@ -21,6 +21,14 @@ class Rotation:
     ----------
     matrix
         Shape (3, 3), acting on offsets (z, y, x) from the box centre; stack matrices and ``jax.vmap`` for many.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> volume = jnp.zeros((5, 5, 5)).at[0, 2, 2].set(1.0)  # at offset (-2, 0, 0) from the centre
+    >>> swap = jnp.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # z -> -y
+    >>> float(cg.Rotation(swap)(volume)[2, 4, 2])
+    1.0
     """
 
     matrix: Array
@@ -52,10 +60,22 @@ def compose(outer: Any, inner: Any) -> Composition:
         Callables volume -> volume. Pytrees keep their arrays as leaves of the result, so that it can be jitted,
         differentiated in them and vmapped over stacks of them; a plain function becomes a constant of it.
 
+    Returns
+    -------
+    Composition
+        A pytree callable.
+
     Raises
     ------
     InputError
         If one of them cannot be called.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> seen = cg.compose(cg.Wedge(cg.wedge_mask((8, 8, 8))), cg.Rotation(cg.cube_rotations()[5]))
+    >>> seen(jnp.ones((8, 8, 8))).shape
+    (8, 8, 8)
     """
     for operator in (outer, inner):
         if not callable(operator):

@@ -1,4 +1,4 @@
-"""The witness that observations pay for: score of a volume once it is rotated at random and put through the wedge."""
+"""Witnesses on volumes made from a witness on observations: rotate at random, apply the wedge, add noise, evaluate."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey, Stochastic
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class RotatedWitness:
-    r"""w(v) = E_R D(T_M R v) on volumes, of a witness D on observations; a pytree and a ``Stochastic`` witness.
+    r"""The witness on volumes w(v) = E_R D(T_M R v) of a witness D on observations; a ``Stochastic`` pytree.
 
     .. math:: w(v) = \frac1n \sum_{i=1}^n D(T_M R_i v), \qquad
               \nabla w(v) = \frac1n \sum_{i=1}^n R_i^T T_M^T \nabla D(T_M R_i v),
 
-    with the exact transpose of the interpolating rotation, which is not the rotation by the transposed matrix.
+    with the exact transpose of the interpolation, which differs from a rotation by the transposed matrix.
 
     Parameters
     ----------
@@ -35,15 +35,15 @@ class RotatedWitness:
         T_M: volume -> observation, pytree.
     rotations
         R_1 ... R_n, shape (n, 3, 3). The 24 of :func:`~cryowgen_jax.spatial.rotation.cube_rotations` are exact on a
-        cubic box and make w deterministic; a single-axis wedge has 6 different images among them, which together see
-        all of Fourier space.
+        cubic box. They turn the wedge of a symmetric tilt range into 6 different ones, which together leave no
+        coefficient unmeasured.
     uniform
-        Where ``at(key)`` takes its rotation from: False, one of ``rotations``, so that w is the expectation; True,
-        uniform on SO(3), of which w is then an average that is fixed.
+        What ``at(key)`` draws its rotation from. False: from ``rotations``, so that w is the expectation of the draws.
+        True: uniformly from SO(3), of which w is then an average over fixed rotations.
 
     Notes
     -----
-    One rotation after another, each taken again in the backward pass: memory of one, whatever n.
+    Rotations are taken one after another and recomputed in the backward pass, so that memory does not grow with n.
     """
 
     witness: Callable[[Array], Array]
@@ -60,29 +60,39 @@ class RotatedWitness:
         return jnp.mean(jax.lax.map(jax.checkpoint(rotated), self.rotations))
 
     def at(self, key: PRNGKey) -> Composition:
-        """Return v -> D(T_M R v) with a rotation drawn at random, and D too where that is random."""
+        """Return v -> D(T_M R v) with a random rotation, and one draw of D where that is random."""
         witness, key = _drawn(self.witness, key)
         if self.uniform:
             return self.rotated(random_rotations(key, 1)[0], witness)
         return self.rotated(self.rotations[jax.random.randint(key, (), 0, self.rotations.shape[0])], witness)
 
     def rotated(self, matrix: Array, witness: Callable[[Array], Array] | None = None) -> Composition:
-        """Return v -> D(T_M R v) with this rotation, and this D in place of its own."""
+        """Return v -> D(T_M R v) with this rotation, and with another D if one is given."""
         return compose(self.witness if witness is None else witness, compose(self.decoder, Rotation(matrix)))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoisyWitness:
-    r"""E D(y + eps), eps = F^-1 (a . F xi) with white xi of unit variance: what D pays once noise is put back.
+    r"""D averaged over added noise: E D(y + eps), eps = F^-1 (a . F xi), with white xi of unit variance.
 
-    Reconstructed observations have noise where they were measured only, and not white: ``amplitude`` a is the square
-    root of its power spectrum, in rfftn layout, 0 inside the wedge. ``at(key)`` draws eps; called itself it is the
-    average over the fixed draws of ``keys``.
+    The noise of a reconstructed observation is coloured, and there is none inside the wedge. A volume that is compared
+    with observations needs the same noise.
 
-    Volumes that keep the data, with their noise (``models.DataConsistent``), lack it inside the wedge alone:
-    ``NoisyWitness(RotatedWitness(D, T_M, R), amplitude, keys)`` with an amplitude that is 0 outside the wedge gives
-    each coefficient that is seen again noise once.
+    Parameters
+    ----------
+    witness
+        D: observation -> scalar, pytree.
+    amplitude
+        a, the square root of the noise's power spectrum, rfftn layout; 0 inside the wedge.
+    keys
+        Of the fixed draws of eps over which a call averages; ``at(key)`` draws a new one.
+
+    Notes
+    -----
+    Volumes that keep the data (``models.DataConsistent``) have the data's noise already, outside the wedge. For them
+    use ``NoisyWitness(RotatedWitness(D, T_M, R), amplitude, keys)`` with an amplitude that is 0 outside the wedge: then
+    every coefficient has noise exactly once.
     """
 
     witness: Callable[[Array], Array]
@@ -94,17 +104,17 @@ class NoisyWitness:
         return jnp.mean(jax.lax.map(lambda key: _with_noise(self.witness, self.amplitude, key, observation), self.keys))
 
     def at(self, key: PRNGKey) -> jax.tree_util.Partial:
-        """Return y -> D(y + eps) with one draw of eps, and of D too where that is random."""
+        """Return y -> D(y + eps) with one draw of eps, and one of D where that is random."""
         witness, key = _drawn(self.witness, key)
         return jax.tree_util.Partial(_with_noise, witness, self.amplitude, key)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
-        """Those of D."""
+        """The bounds of D, which added noise leaves as they are."""
         return curvature_bounds(self.witness)
 
 
 def _drawn(witness: Callable[[Array], Array], key: PRNGKey) -> tuple[Callable[[Array], Array], PRNGKey]:
-    """The witness, or one draw of it where it is random, and a key for what else is."""
+    """The witness, or one draw of it where it is random, and a key that is still unused."""
     if not isinstance(witness, Stochastic):
         return witness, key
     key, witness_key = jax.random.split(key)
@@ -119,7 +129,7 @@ def _with_noise(witness: Callable[[Array], Array], amplitude: Array, key: PRNGKe
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class BoundedRotatedWitness(RotatedWitness):
-    r"""A :class:`RotatedWitness` that bounds its curvature: D has to, and T_M has to be diagonal in Fourier space.
+    r"""A :class:`RotatedWitness` with bounds of its curvature; D has to have some, and T_M a Fourier transfer.
 
     With low I <= -Hess D(y) <= high I,
 
@@ -127,15 +137,16 @@ class BoundedRotatedWitness(RotatedWitness):
               B = \|T_M\|^2\, \frac1n \sum_i \kappa(R_i), \quad
               \kappa(R) = \sum_{p \in \{-1, 0, 1\}^3} \prod_j (1 - |(R^T p)_j|)_+ ,
 
-    since |R|^2 <= kappa(R) in a box of any size. Interpolation weights are not negative and those of one sample sum to
-    at most 1; those that one voxel gets sum to f(s) = sum_p h(R^T p + s) over integer p at most, h the trilinear hat.
-    The transform of h is a square, so that the Fourier coefficients of the periodic f are not negative and f is
-    largest at s = 0, which is kappa; |R|^2 is at most the product of both sums (Schur). kappa is 1 for rotations of
-    the cube, 1.35 on average over SO(3) and 1.465 at most (the last two found numerically).
+    since |R|^2 <= kappa(R) in a box of any size. Proof, by Schur's test: the weights of the interpolation are not
+    negative. The weights of one sample sum to at most 1. The weights with which one voxel enters all samples sum to at
+    most f(s) = sum_p h(R^T p + s) over integer p, with h the trilinear hat. The Fourier transform of h is a square, so
+    the Fourier coefficients of the periodic f are not negative and f is largest at s = 0, where it is kappa.
+
+    kappa is 1 for rotations of the cube; over SO(3) its mean is 1.35 and its maximum 1.465, both found numerically.
     """
 
     def curvature_bounds(self) -> tuple[Array, Array]:
-        """Bounds of the average over ``rotations``; 0 lies between them, as a wedge is blind."""
+        """Bounds of the average over ``rotations``. 0 is between them: inside the wedge there is no curvature."""
         if not isinstance(self.decoder, FourierDiagonal):
             raise TypeError(f"the norm of {type(self.decoder).__name__} is not known: it has no Fourier transfer")
         low, high = curvature_bounds(self.witness)

@@ -65,8 +65,15 @@ def wedge_mask(
 
     Notes
     -----
-    A Nyquist coefficient of an even axis stands for +1/2 and -1/2 at once and counts as measured as far as both are;
-    without that an asymmetric mask is not Hermitian and the filter not a projector.
+    A Nyquist coefficient of an even axis stands for both +1/2 and -1/2 and gets the smaller of their two values.
+    Otherwise an asymmetric mask would not be Hermitian, and the filter no projector.
+
+    Examples
+    --------
+    >>> import cryowgen_jax as cg
+    >>> mask = cg.wedge_mask((64, 64, 64), (-60, 60))
+    >>> mask.shape, float(mask[0, 0, 9]), float(mask[9, 0, 0])  # across the beam, along the beam
+    ((64, 64, 33), 1.0, 0.0)
     """
     shape = _checked_shape(shape)
     lo, hi = _checked_range(tilt_range)
@@ -83,6 +90,36 @@ def wedge_mask(
         return 0.5 - 0.5 * np.cos(np.pi * np.clip(inside / edge + 0.5, 0, 1))
 
     return _spread_over_box(shape, tilt_axis, beam_axis, coverage)
+
+
+def traced_wedge_mask(shape: tuple[int, ...], tilt_range: Array) -> Array:
+    """Return the mask of a tilt range that is an array: one drawn at random, or traced by ``jit`` or ``vmap``.
+
+    The same as :func:`wedge_mask` for tilt axis y, beam axis z and a hard edge, with two differences: on the Nyquist
+    planes of even axes one of the two signs decides alone, and the range is not checked.
+
+    Parameters
+    ----------
+    shape
+        (Z, Y, X) of the volume.
+    tilt_range
+        (lo, hi) in degrees, shape (2,).
+
+    Returns
+    -------
+    Array
+        float32, 0 or 1, rfftn layout (Z, Y, X // 2 + 1).
+    """
+    k_beam, _, k_plane = fourier.frequencies(shape)
+    angle = np.rad2deg(np.arctan2(k_beam, k_plane)).astype(np.float32)
+    lo, hi = tilt_range
+    inside = (degrees_inside(angle, lo, hi) >= 0) | (k_beam == 0)
+    return jnp.broadcast_to(inside, fourier.spectrum_shape(shape)).astype(jnp.float32)
+
+
+def tilt_slope(angle: float) -> float:
+    """k_beam / k_plane on the plane that a projection at this tilt angle, in degrees, measures."""
+    return float(np.tan(np.deg2rad(angle)))
 
 
 def degrees_inside(angle: np.ndarray, lo: float | Array, hi: float | Array) -> Any:
@@ -129,6 +166,13 @@ def wedge_mask_from_tilts(
     ------
     InputError
         For a shape, angle list, axis or thickness that cannot be used.
+
+    Examples
+    --------
+    >>> import cryowgen_jax as cg
+    >>> mask = cg.wedge_mask_from_tilts((64, 64, 64), range(-60, 61, 3))
+    >>> round(float(mask[2, 0, 3]), 3), round(float(mask[9, 0, 0]), 3)  # between two tilts, along the beam
+    (1.0, 0.0)
     """
     shape = _checked_shape(shape)
     angles = _checked_angles(tilt_angles)
@@ -151,18 +195,27 @@ def wedge_mask_from_tilts(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wedge:
-    r"""The forward operator v -> F^-1 (M . F v) of a tilt series, self-adjoint; a projector if M is 0 or 1.
+    r"""The forward operator v -> F^-1 (M . F v) of a tilt series; self-adjoint, and a projector if M is 0 or 1.
 
     Parameters
     ----------
     transfer
-        M, real, in rfftn layout of the volumes it is meant for; one of any number of dimensions.
+        M, real, in the rfftn layout of the volumes that it is meant for, such as a :func:`wedge_mask`. Volumes may have
+        any number of dimensions.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> wedge = cg.Wedge(cg.wedge_mask((8, 8, 8)))
+    >>> layers = jnp.broadcast_to(jnp.cos(jnp.pi * jnp.arange(8) / 2)[:, None, None], (8, 8, 8))  # across the beam
+    >>> round(float(jnp.abs(wedge(layers)).max()), 5)  # planes across the beam lie in the wedge
+    0.0
     """
 
     transfer: Array
 
     def __call__(self, volume: Array) -> Array:
-        """Filter one volume; raises ``InputError`` if the mask was made for another shape."""
+        """Filter one volume; ``InputError`` if the mask was made for another shape."""
         volume = jnp.asarray(volume)
         if not jnp.issubdtype(volume.dtype, jnp.floating):
             volume = volume.astype(jnp.float32)
@@ -181,7 +234,7 @@ def _spread_over_box(
     beam_axis: str,
     coverage: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Array:
-    """Evaluate an even function of (k_p, k_beam) on the half spectrum, Nyquist and k_beam = 0 by the rules above."""
+    """An even function of (k_p, k_beam) on the half spectrum; Nyquist and k_beam = 0 as ``wedge_mask`` has them."""
     k = fourier.frequencies(shape)
     (plane_axis,) = {0, 1, 2} - {AXES[tilt_axis], AXES[beam_axis]}
     k_plane, k_beam = k[plane_axis], k[AXES[beam_axis]]

@@ -4,7 +4,7 @@ r"""The Gaussian part of a posterior whose decoder is diagonal in Fourier space,
           \mu_{0,k} = \frac{\lambda t_k x_k + \beta \bar z_k + s_k}{q_k}, \quad
           C_k = 1/q_k, \quad q_k = \lambda t_k^2 + \beta + S_k ,
 
-where S and s hold whatever quadratic part of the witness was moved here (none in :func:`gaussian_part`).
+where S and s are the curvature and the slope of what was moved here from the witness: none in :func:`gaussian_part`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,18 @@ from cryowgen_jax.types import Array, FourierDiagonal
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FourierGaussian:
-    """exp(log_integral) N(z; mu, C) as an unnormalised measure, C diagonal in Fourier space; a pytree.
+    """The unnormalised measure exp(log_integral) N(z; mu, C) with C diagonal in Fourier space; a pytree.
 
-    ``mean_spectrum`` and ``precision`` (1 / C_k) are in rfftn layout; ``log_integral`` is the log of the total mass,
-    minus the effective potential of the Gaussian part.
+    Parameters
+    ----------
+    mean_spectrum
+        Half spectrum of mu.
+    precision
+        1 / C_k, rfftn layout.
+    log_integral
+        Log of the total mass; minus the effective potential where the measure is the Gaussian part of a posterior.
+    shape
+        Of a volume.
     """
 
     mean_spectrum: Array
@@ -48,7 +56,7 @@ class FourierGaussian:
         return fourier.irfftn(self.mean_spectrum, self.shape)
 
     def draw(self, key: Array) -> Array:
-        """One exact draw: noise is white in real space, so the half spectrum keeps its symmetry."""
+        """One exact draw. White noise is drawn in real space, so that its half spectrum is that of a real volume."""
         noise = fourier.rfftn(jax.random.normal(key, self.shape, self.precision.dtype))
         return fourier.irfftn(self.mean_spectrum + noise * jax.lax.rsqrt(self.precision), self.shape)
 
@@ -59,7 +67,7 @@ class FourierGaussian:
 
 
 def gaussian_part(posterior: Posterior) -> FourierGaussian:
-    """-lambda/2 |x - A z|^2 - beta/2 |z - zbar|^2 as a Gaussian measure.
+    """-lambda/2 |x - A z|^2 - beta/2 |z - zbar|^2 as a Gaussian measure: the posterior without its witness.
 
     Raises
     ------
@@ -70,11 +78,11 @@ def gaussian_part(posterior: Posterior) -> FourierGaussian:
 
 
 def informed_part(posterior: Posterior, center: Array, variance: Array) -> FourierGaussian:
-    r"""The data's Gaussian part under another conditional prior N(center, P) in place of the tether.
+    r"""The Gaussian part with another conditional prior, N(center, P), in place of N(zbar, I / beta).
 
-    .. math:: C_k = (\lambda t_k^2 + 1 / P_k)^{-1}, \qquad \mu_k = C_k (\lambda t_k x_k + \hat z_k / P_k),
+    .. math:: C_k = (\lambda t_k^2 + 1 / P_k)^{-1}, \qquad \mu_k = C_k (\lambda t_k x_k + \hat z_k / P_k)
 
-    the reference of an amortised CryoWGEN-I, with what a network says of the centre and P (``models.prior``).
+    With a centre and a P that a network predicts (``models.prior_net``) it is the reference of an amortised CryoWGEN-I.
 
     Parameters
     ----------
@@ -96,12 +104,22 @@ def drawable_part(posterior: Posterior) -> FourierGaussian:
 
 
 def split(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array], Array] | None]:
-    """Gaussian part with all that the witness has to give, and the witness that remains (None: nothing remains).
+    """Move curvature of the witness into the Gaussian part.
 
-    Quadratic witnesses move over whole. Of the rest, half of the sum of its curvature bounds moves over where it
-    lowers the Lipschitz constant of the remaining gradient and keeps every precision positive: a log-concave term with
-    0 <= -Hess w <= L leaves a remainder with |Hess| <= L/2 against a Gaussian that is stiffer by L/2, so that explicit
-    steps contract whatever L is.
+    Quadratic witnesses move as a whole. Of the other terms, with low <= -Hess w <= high, the curvature
+    max(0, (low + high) / 2) moves, coefficient by coefficient where the bounds are. A log-concave term with
+    0 <= -Hess w <= L then leaves a remainder with |Hess| <= L/2, beside a Gaussian part that is stiffer by L/2, so that
+    explicit steps contract whatever L is.
+
+    Returns
+    -------
+    tuple
+        The Gaussian part, and the witness that remains: None where the posterior is Gaussian.
+
+    Raises
+    ------
+    TypeError
+        Where the decoder is not diagonal in Fourier space.
     """
     quadratics, others = _sort_terms(posterior.witness, jnp.ones((), jnp.float32))
     if not others:
@@ -115,9 +133,9 @@ def split(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array], Arra
 
 
 def split_tether(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array], Array]]:
-    """Tether and quadratic witnesses as a Gaussian measure, and all else: for decoders that no transform diagonalises.
+    """Tether and quadratic witnesses as a Gaussian measure, and the rest, for decoders not diagonal in Fourier space.
 
-    The remainder is the other witnesses plus the data fit, and as stiff as that is.
+    The rest is the sum of the other witnesses and the data fit; its curvature grows with lambda.
     """
     quadratics, others = _sort_terms(posterior.witness, jnp.ones((), jnp.float32))
     fit = DataFit(posterior.decoder, posterior.observation, posterior.data_weight)
@@ -127,7 +145,7 @@ def split_tether(posterior: Posterior) -> tuple[FourierGaussian, Callable[[Array
 def absorb(
     gaussian: FourierGaussian, witness: Callable[[Array], Array], curvature: Array, slope: Array
 ) -> tuple[FourierGaussian, ShiftedWitness]:
-    r"""Move -1/2 z^T S z + b^T z from a witness into a Gaussian measure; the product of both stays what it was.
+    r"""Move -1/2 z^T S z + b^T z from a witness into a Gaussian measure, with the product of both unchanged.
 
     .. math:: q' = q + S, \qquad \mu' = (q \mu + b) / q', \qquad w_r(z) = w(z) + \tfrac12 z^T S z - b^T z .
 
@@ -139,6 +157,11 @@ def absorb(
         S in rfftn layout, above -q.
     slope
         b as a half spectrum.
+
+    Returns
+    -------
+    tuple
+        The new measure, and the witness that remains.
     """
     shape, old = gaussian.shape, gaussian.precision
     precision = old + curvature
@@ -158,7 +181,7 @@ def absorb(
 def contraction_gap(gaussian: FourierGaussian, remainder: Callable[[Array], Array]) -> Array:
     """G = max_k |Hess w_r|_k / q_k: the largest curvature of the remainder in units of the Gaussian part's.
 
-    The spectrum of C^{1/2} Hess w_r C^{1/2} lies in [-g, g]. Bounds that are scalars meet the softest coefficient.
+    The eigenvalues of C^{1/2} Hess w_r C^{1/2} lie in [-G, G]. Where the bounds are scalars, the smallest q_k decides.
     """
     low, high = spectral_curvature_bounds(remainder)
     return jnp.max(jnp.maximum(jnp.abs(low), jnp.abs(high)) / gaussian.precision)

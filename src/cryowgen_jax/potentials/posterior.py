@@ -20,14 +20,14 @@ from cryowgen_jax.types import Array, FourierDiagonal, PRNGKey
 def data_fit(
     position: Array, decoder: Callable[[Array], Array], observation: Array, data_weight: Array | float
 ) -> Array:
-    """-lambda/2 |x - A(z)|^2. Two transforms for value and gradient where A is diagonal in Fourier space."""
+    """-lambda/2 |x - A(z)|^2, in nats. Where A is diagonal in Fourier space, value and gradient cost two transforms."""
     if isinstance(decoder, FourierDiagonal):
         return -data_weight * fourier.half_misfit(position, observation, decoder.transfer)
     return -0.5 * data_weight * jnp.sum((observation - decoder(position)) ** 2)
 
 
 def conditional_prior(position: Array, center: Array, prior_precision: Array | float) -> Array:
-    """-beta/2 |z - zbar|^2, the exponent of kappa(z | x) = N(zbar, I / beta)."""
+    """-beta/2 |z - zbar|^2, in nats: the exponent of the conditional prior kappa(z | x) = N(zbar, I / beta)."""
     return -0.5 * prior_precision * jnp.sum((position - center) ** 2)
 
 
@@ -65,6 +65,15 @@ class Posterior:
         lambda = 1 / (noise variance), scalar.
     prior_precision
         beta, scalar.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> wedge, zeros = cg.Wedge(cg.wedge_mask((8, 8, 8))), jnp.zeros((8, 8, 8))
+    >>> witness = cg.QuadraticWitness(curvature=jnp.ones((8, 8, 5)), mean=zeros)
+    >>> posterior = cg.Posterior(witness, wedge, wedge(zeros + 1), zeros, data_weight=10.0, prior_precision=1.0)
+    >>> round(float(posterior.log_density(zeros)))
+    -2560
     """
 
     witness: Callable[[Array], Array]
@@ -83,7 +92,7 @@ class Posterior:
         )
 
     def drift(self, position: Array) -> Array:
-        """Grad F(z)."""
+        """Gradient of F at z, of the shape of z."""
         return jax.grad(self.log_density)(position)
 
 
@@ -94,11 +103,12 @@ def draw_conditional_prior(posterior: Posterior, key: PRNGKey) -> Array:
 
 
 def log_normaliser(posterior: Posterior) -> Array:
-    r"""-D/2 log(beta / 2 pi) - n_M/2 log(lambda / 2 pi): Psi plus this is the form to learn lambda and beta from.
+    r"""-D/2 log(beta / 2 pi) - n_M/2 log(lambda / 2 pi), to be added to Psi where lambda and beta are learned.
 
-    Psi alone falls without end as they go to 0. Stationary points of the sum have 1/beta = E|z - zbar|^2 / D and
-    1/lambda = E|x - A z|^2 / n_M, with D elements of z and n_M measured ones: the rank of the mask where the decoder
-    is diagonal in Fourier space, else the number of elements of x.
+    Psi alone has no minimum in them: it falls without bound as they go to 0. At stationary points of the sum
+    1/beta = E|z - zbar|^2 / D and 1/lambda = E|x - A z|^2 / n_M. D is the number of elements of z. n_M is the number
+    of measured coefficients: the rank of the mask where the decoder is diagonal in Fourier space, else the number of
+    elements of x.
     """
     lam, beta = (jnp.asarray(v, jnp.float32) for v in (posterior.data_weight, posterior.prior_precision))
     measured: Array | int = jnp.size(posterior.observation)
@@ -115,7 +125,8 @@ def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None
 
     .. math:: \nabla \Psi = -E_\rho[\nabla F], \qquad \Psi = -\log \int e^{F(z)} dz
 
-    in every leaf: observation, center, data_weight, prior_precision, and the arrays of witness and decoder.
+    in every leaf: observation, center, data_weight, prior_precision, and the arrays of witness and decoder. The value
+    itself is not Psi; see ``effective_potential`` for that.
 
     Parameters
     ----------
@@ -128,9 +139,22 @@ def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None
     normalised
         Add :func:`log_normaliser`, for descent in lambda and beta.
 
+    Returns
+    -------
+    Array
+        Scalar, to be differentiated.
+
     Examples
     --------
-    ``jax.grad(surrogate)(posterior, samples).data_weight`` estimates 1/2 E|x - A(z)|^2.
+    The gradient in the data weight estimates 1/2 E|x - A(z)|^2:
+
+    >>> import jax, jax.numpy as jnp, cryowgen_jax as cg
+    >>> zeros = jnp.zeros(4)
+    >>> witness = cg.QuadraticWitness(curvature=jnp.ones(3), mean=zeros)
+    >>> posterior = cg.Posterior(witness, cg.Wedge(jnp.ones(3)), zeros, zeros, 2.0, 1.0)
+    >>> gradient = jax.grad(cg.surrogate)(posterior, samples=zeros[None] + 1.0)
+    >>> round(float(gradient.data_weight), 3)
+    2.0
     """
     samples = jax.lax.stop_gradient(samples)
     values = jax.vmap(posterior.log_density)(samples)
@@ -142,7 +166,33 @@ def surrogate(posterior: Posterior, samples: Array, weights: Array | None = None
 
 
 def temper(posterior: Posterior, temperature: Array | float) -> Posterior:
-    """Posterior at temperature gamma: w -> w / gamma, lambda -> lambda / gamma; beta stays, kappa is the reference."""
+    r"""Posterior at temperature gamma.
+
+    .. math:: \rho_\gamma(z) \propto \kappa(z | x)
+              \exp\Big\{\frac{1}{\gamma} \big[w(z) - \tfrac\lambda2 |x - A(z)|^2\big]\Big\}
+
+    The conditional prior kappa = N(zbar, I / beta) is the reference measure and is not tempered.
+
+    Parameters
+    ----------
+    posterior
+        The posterior at temperature 1.
+    temperature
+        gamma > 0, scalar.
+
+    Returns
+    -------
+    Posterior
+        With w / gamma, lambda / gamma and beta as it was.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> posterior = cg.Posterior(jnp.sum, cg.Wedge(jnp.ones(3)), jnp.zeros(4), jnp.zeros(4), 2.0, 1.0)
+    >>> cold = cg.temper(posterior, 0.5)
+    >>> float(cold.data_weight), float(cold.prior_precision), float(cold.witness(jnp.ones(4)))
+    (4.0, 1.0, 8.0)
+    """
     return dataclasses.replace(
         posterior,
         witness=ScaledWitness(1.0 / jnp.asarray(temperature, jnp.float32), posterior.witness),

@@ -1,4 +1,4 @@
-"""A witness that knows where the solvent is: quadratic, but not stationary."""
+"""A quadratic witness that is not stationary: it acts where an envelope says solvent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryowgen_jax.types import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SolventWitness:
-    r"""Density is flat where an envelope says solvent.
+    r"""Keeps the density near the solvent level where an envelope says solvent.
 
     .. math:: w(z) = -\tfrac12 \sum_x e(x)\, [F^{-1} W F (z - c)]^2(x), \qquad W_k^2 = 1 / P_{s,k} .
 

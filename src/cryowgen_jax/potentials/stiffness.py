@@ -1,4 +1,4 @@
-r"""The largest curvature of a posterior, which bounds the step of explicit samplers, whatever its decoder.
+r"""The largest curvature of a posterior with any decoder, which bounds the step size of explicit samplers.
 
 .. math:: L \ge \lambda_{\max}\big(\lambda J^T J + \beta I + F^{-1} S F\big), \qquad -\mathrm{Hess}\, w \le F^{-1} S F,
 
@@ -69,15 +69,15 @@ def largest_curvature(
     Notes
     -----
     The curvature of a decoder that is not linear, times its misfit, is left out (Gauss-Newton), and the Jacobian may
-    be larger elsewhere: there L is an estimate. J v is the pull-back of the pull-back, so that decoders with reverse
-    mode alone will do.
+    be larger elsewhere: there L is an estimate. J v is computed as the transpose of the transpose, so that decoders
+    that define only a reverse-mode derivative work too.
     """
     scale = jnp.ones((), posterior.center.dtype) if metric is None else metric
     rest = scale * (posterior.prior_precision + _witness_bound(posterior.witness))
     decoder = posterior.decoder
     if isinstance(decoder, FourierDiagonal):
         return jnp.max(scale * posterior.data_weight * decoder.transfer**2 + rest)
-    floor = jnp.min(rest)  # moves every eigenvalue alike, and needs no margin
+    floor = jnp.min(rest)  # shifts every eigenvalue by the same amount, so the margin need not cover it
 
     def at(point: tuple[Array, PRNGKey]) -> Array:
         position, key = point

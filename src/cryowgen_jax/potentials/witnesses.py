@@ -26,6 +26,13 @@ class QuadraticWitness:
         S_k, real, in rfftn layout; 1 / S_k is the variance that the witness alone gives coefficient k.
     mean
         m, a volume.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> witness = cg.QuadraticWitness(curvature=jnp.full((4, 4, 3), 2.0), mean=jnp.zeros((4, 4, 4)))
+    >>> round(float(witness(jnp.ones((4, 4, 4)))), 3)
+    -64.0
     """
 
     curvature: Array
@@ -53,6 +60,14 @@ class GaussianMixtureWitness:
         m_j, (J, ...).
     variance
         v, scalar.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> witness = cg.GaussianMixtureWitness(jnp.array([0.5, 0.5]), jnp.array([[-1.0], [1.0]]), 0.25)
+    >>> low, high = witness.curvature_bounds()
+    >>> float(low), float(high)  # not log-concave between the means
+    (-12.0, 4.0)
     """
 
     weights: Array
@@ -68,7 +83,10 @@ class GaussianMixtureWitness:
         return jax.nn.logsumexp(log_weights - 0.5 * squares) - 0.5 * size * jnp.log(2 * jnp.pi * self.variance)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
-        """-Hess w = I/v - Cov(m)/v^2, Cov under the responsibilities: at most the square of half the widest gap."""
+        """1/v - g^2 / (4 v^2) and 1/v, with g the largest distance between two means.
+
+        -Hess w = I/v - Cov/v^2, with Cov the covariance of the means under their responsibilities: at most g^2 / 4.
+        """
         flat = self.means.reshape(self.means.shape[0], -1)
         gap = jnp.max(jnp.sum((flat[:, None] - flat[None]) ** 2, axis=-1))
         high = 1.0 / jnp.asarray(self.variance, jnp.float32)
@@ -78,7 +96,7 @@ class GaussianMixtureWitness:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ScaledWitness:
-    """scale * w(z)."""
+    """scale * w(z), scale >= 0."""
 
     scale: Array
     witness: Callable[[Array], Array]
@@ -88,11 +106,11 @@ class ScaledWitness:
         return self.scale * self.witness(position)
 
     def at(self, key: PRNGKey) -> ScaledWitness:
-        """With one draw of the witness where that is random."""
+        """The same with one draw of the witness, where that is random."""
         return ScaledWitness(self.scale, _drawn(self.witness, key))
 
     def curvature_bounds(self) -> tuple[Array, Array]:
-        """Bounds of the witness, scaled (scale >= 0)."""
+        """Bounds of the witness, scaled."""
         low, high = curvature_bounds(self.witness)
         return self.scale * low, self.scale * high
 
@@ -117,7 +135,7 @@ class SumWitness:
         return total
 
     def at(self, key: PRNGKey) -> SumWitness:
-        """With one draw of every term that is random."""
+        """The same with one draw of every term that is random."""
         keys = jax.random.split(key, len(self.terms))
         return SumWitness(tuple(_drawn(term, k) for term, k in zip(self.terms, keys, strict=True)))
 
@@ -135,9 +153,16 @@ class SumWitness:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ShiftedWitness:
-    """w(z) + 1/2 z^T s z - b^T z: what is left of a witness when curvature s and slope b moved into the Gaussian part.
+    """w(z) + 1/2 z^T s z - b^T z: what remains of a witness after curvature s and slope b moved to the Gaussian part.
 
-    ``shift`` is a scalar, or one value per coefficient in rfftn layout; ``slope`` a half spectrum, or None for zero.
+    Parameters
+    ----------
+    witness
+        w.
+    shift
+        s, a scalar or one value per coefficient in rfftn layout.
+    slope
+        b, a half spectrum; None for zero.
     """
 
     witness: Callable[[Array], Array]
@@ -154,14 +179,14 @@ class ShiftedWitness:
         return value + fourier.quadratic_form(position, self.shift)
 
     def value_and_spectral_gradient(self, position: Array, spectrum: Array) -> tuple[Array, Array]:
-        """Value, and half spectrum of the gradient, with no transform but that of the witness's own gradient."""
+        """Value, and half spectrum of the gradient, with one transform: that of the witness's own gradient."""
         value, gradient = jax.value_and_grad(self.witness)(position)
         slope = 0.0 if self.slope is None else self.slope
         value = value + fourier.inner(spectrum, 0.5 * self.shift * spectrum - slope, position.shape)
         return value, fourier.rfftn(gradient) + self.shift * spectrum - slope
 
     def at(self, key: PRNGKey) -> ShiftedWitness:
-        """With one draw of the witness where that is random."""
+        """The same with one draw of the witness, where that is random."""
         return ShiftedWitness(_drawn(self.witness, key), self.shift, self.slope)
 
     def curvature_bounds(self) -> tuple[Array, Array]:
@@ -197,14 +222,14 @@ def has_curvature(witness: Callable[[Array], Array]) -> bool:
 
 
 def curvature_bounds(witness: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Return (low, high) with low I <= -Hess w <= high I; a TypeError where the witness does not know."""
+    """Return (low, high) with low I <= -Hess w <= high I; ``TypeError`` where the witness has no bounds."""
     if not isinstance(witness, HasCurvature):
         raise TypeError(f"{type(witness).__name__} carries no curvature bound: give it a curvature_bounds() method")
     return witness.curvature_bounds()
 
 
 def spectral_curvature_bounds(witness: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Bounds frequency by frequency where the witness has them, its two scalars where not."""
+    """Bounds coefficient by coefficient where the witness has them, else its two scalars."""
     if isinstance(witness, HasSpectralCurvature):
         return witness.spectral_curvature_bounds()
     return curvature_bounds(witness)

@@ -1,6 +1,6 @@
 """Figures of volumes, spectra and diagnostics. Functions return a matplotlib Figure and never show it.
 
-Built on ``Figure`` itself: no pyplot, hence no global state, no window and nothing to close.
+They use ``Figure`` itself and not pyplot, which has global state and would have to be closed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from cryowgen_jax.operators import tilt_slope
 from cryowgen_jax.spatial.fourier import rfftn
 from cryowgen_jax.types import InputError
 
@@ -30,7 +31,7 @@ def slice_figure(
     spread: Collection[str] = (),
     centre: Sequence[int] | None = None,
 ) -> Figure:
-    """Slices of several volumes side by side: a column per volume, rows xy, xz and zy.
+    """Slices of several volumes side by side: a column per volume, rows xy, xz and yz.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def slice_figure(
     voxel_size_angstrom
         Draws a scale bar in nanometres.
     spread
-        Names of volumes that hold a standard deviation: these get a colour map that starts at zero and a colour bar.
+        Names of volumes that are standard deviations: these get a colour map that starts at zero and a colour bar.
     centre
         Index (z, y, x) of the slices; the middle of the box by default.
 
@@ -119,8 +120,7 @@ def spectrum_figure(
             aspect="equal",
         )
         for tilt in tilt_range or ():
-            slope = np.tan(np.deg2rad(tilt))
-            axis.axline((0, 0), slope=slope, color="white", linewidth=1.0, linestyle=(0, (4, 3)), alpha=0.9)
+            axis.axline((0, 0), slope=tilt_slope(tilt), color="white", linewidth=1.0, linestyle=(0, (4, 3)), alpha=0.9)
         axis.set_title(name, fontsize=11)
         axis.set_xlabel(f"kx ({label})", fontsize=9)
         axis.tick_params(labelsize=8)
@@ -183,7 +183,7 @@ def shell_figure(
 
 
 def coverage_figure(nominal: np.ndarray, actual: Mapping[str, np.ndarray]) -> Figure:
-    """Share of voxels inside an interval of stated probability: on the diagonal where the family is calibrated.
+    """Share of voxels inside intervals against their stated probability; on the diagonal where a family is calibrated.
 
     Parameters
     ----------
@@ -270,7 +270,7 @@ def _plane_power(volume: np.ndarray) -> tuple[np.ndarray, tuple[float, float, fl
     nz, ny, nx = volume.shape
     power = np.abs(np.asarray(rfftn(jnp.asarray(volume)))) ** 2
     slab = power[:, np.abs(np.fft.fftfreq(ny)) < 0.1]
-    # |F(-k)| = |F(k)|, and the slab holds -ky with every ky: the other half is the mirror image of this one
+    # |F(-k)| = |F(k)|, and the slab has -ky with every ky, so that the other half is the mirror image of this one
     half = slab.mean(axis=1)
     half[0, 0] = half[0, 1]
     mirrored = half[-np.arange(nz) % nz][:, 1 : (nx + 1) // 2][:, ::-1]

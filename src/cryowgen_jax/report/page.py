@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing beside itself."""
+"""The report: one HTML page that loads nothing else."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _DOTS_PER_INCH = 160
-_CSS_DOTS_PER_INCH = 96  # of a browser: pictures appear at their size in inches, sharp on dense screens
+_CSS_DOTS_PER_INCH = 96  # of a browser, so that pictures appear at their size in inches and are sharp on dense screens
 
 
 class SummaryRow(NamedTuple):
-    """One line of the table that says what was done.
+    """One line of the table of results.
 
     Attributes
     ----------
@@ -73,11 +73,11 @@ def render_report(
     summary
         Rows (name, value) or (name, value, meaning).
     warnings
-        Sentences for somebody who did not write the software. An empty list is said in words too.
+        Sentences for people who did not write the software. That there are none is said in words too.
     figures
         Heading to figure, in order. They are inlined as PNG.
     settings
-        Name to value; mappings inside are flattened, as "sampler.step_size".
+        Name to value; nested mappings are flattened, as in "sampler.step_size".
     captions
         Heading of a figure to a sentence on how to read it.
 

@@ -1,4 +1,4 @@
-"""Objects laid into one volume without touching each other."""
+"""Objects placed in one volume without touching each other."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class _Patch(NamedTuple):
     origin: np.ndarray  # index of its first voxel in the volume; may lie outside
     density: np.ndarray
     solid: np.ndarray  # where it counts as taken
-    grown: np.ndarray  # the same grown by one voxel, which keeps objects apart
+    grown: np.ndarray  # the same, grown by one voxel to keep objects apart
 
 
 def crowded_phantom(shape: Shape, rng: np.random.Generator, voxel_size_angstrom: float) -> Phantom:
-    """One piece of membrane, one filament and as many particles as find room; at least a voxel between any two.
+    """One piece of membrane, one filament and as many particles as fit, with at least a voxel between any two objects.
 
-    A filament is a microtubule where one fits beside the membrane, a thin one otherwise; it is left out of a box that
-    has room for neither. Particles may be cut by the faces of the box, as in a tomogram.
+    The filament is a microtubule where one fits beside the membrane, else a thin one; a box with room for neither has
+    none. Particles may be cut by the faces of the box, as in a tomogram.
     """
     voxel = voxel_size_angstrom / 10.0
     density = membrane(rng, shape, voxel)
@@ -78,7 +78,7 @@ def crowded_phantom(shape: Shape, rng: np.random.Generator, voxel_size_angstrom:
 def crowded_maps(
     shape: Shape, maps: Sequence[np.ndarray], rng: np.random.Generator, *, scale: float = 1.0, most: int | None = None
 ) -> Phantom:
-    """Copies of density maps, turned at random, as many as find room; the largest map comes first.
+    """Randomly rotated copies of density maps, as many as fit; the largest map is placed first.
 
     Parameters
     ----------
@@ -87,11 +87,11 @@ def crowded_maps(
     maps
         (z, y, x) each, zero around the object, about 1 inside, all of one voxel size.
     rng
-        For places, orientations and choices.
+        Draws places, orientations and the map of each copy.
     scale
         Voxels of the volume per voxel of the maps.
     most
-        Objects after which it stops though there is room.
+        Largest number of copies; None for as many as fit.
     """
     last = FIRST_PARTICLE_LABEL + (np.iinfo(np.int16).max - FIRST_PARTICLE_LABEL if most is None else most)
     phantom = Phantom(np.zeros(shape, np.float32), np.zeros(shape, np.int16))
@@ -177,7 +177,7 @@ def _add(volume: np.ndarray, origin: np.ndarray, density: np.ndarray) -> None:
 def _overlap(
     shape: tuple[int, ...], origin: np.ndarray, size: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
-    """Slices of a volume and of a patch laid at ``origin`` where the two overlap, or nothing."""
+    """Slices of a volume and of a patch placed at ``origin`` where the two overlap, or None."""
     low = np.maximum(origin, 0)
     high = np.minimum(origin + np.array(size), shape)
     if np.any(high <= low):

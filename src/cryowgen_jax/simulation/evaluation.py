@@ -1,7 +1,8 @@
-"""How close an estimate is to a known truth, in the missing wedge and outside it, and how honest its spread is.
+"""How close an estimate is to a known truth, in the missing wedge and outside it, and how calibrated its spread is.
 
-Everything is below a quarter of a cycle per voxel, where the phantoms have most of their power, without the mean, and
-after one gain fitted on the measured region, so that contrast conventions do not matter.
+Everything is computed from frequencies below 0.25 cycles per voxel, where the phantoms have most of their power, and
+without the zero frequency. The estimate is multiplied by one gain, fitted to the truth on the measured coefficients, so
+that its contrast convention does not matter.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from cryowgen_jax.types import InputError
 
 HIGHEST_FREQUENCY = 0.25  # cycles per voxel
 
-_ALONE = 1 - 1e-6  # sum of squared weights from which one member has all the weight and there is no spread
-_ROUNDING = 1e-10  # of the truth's energy: an estimate with less holds float32 rounding and no density
+_ALONE = 1 - 1e-6  # sum of squared weights from which on one member counts as having all the weight
+_ROUNDING = 1e-10  # of the truth's energy: an estimate with less is rounding error of float32
 
 
-class Score(NamedTuple):
-    """One row of a table; nan where a quantity is not defined.
+class Evaluation(NamedTuple):
+    """An estimate and its family compared with the truth; nan where a quantity is not defined.
 
     Attributes
     ----------
     in_wedge_correlation
-        Correlation of the mean with the truth over the Fourier coefficients that were not measured; 1 is best, 0 where
-        the mean is empty there.
+        Correlation of the mean with the truth over the Fourier coefficients that were not measured; 1 is best, and 0
+        where the mean has nothing there.
     measured_correlation
         The same over those that were.
     wedge_energy_ratio
-        Energy of the mean over that of the truth in the wedge; an honest mean is below 1.
+        Energy of the mean over that of the truth in the wedge; below 1 for a posterior mean.
     spread_over_error
-        Variance of the family over squared error of its mean, in the wedge; 1 is calibrated, below is over-confident.
+        Variance of the family over squared error of its mean, in the wedge; 1 if calibrated, less if over-confident.
     coverage_95
-        Share of voxels of the wedge component where the truth is within 1.96 standard deviations; 0.95 is calibrated.
+        Share of voxels of the wedge component where the truth is within 1.96 standard deviations; 0.95 if calibrated.
     error_spread_correlation
-        Correlation over voxels of |error| with the spread; positive when the spread shows where not to trust.
+        Correlation over voxels of |error| with the spread; positive where the spread shows which voxels are wrong.
     gain
         Factor that was applied to the mean and the samples.
     effective_samples
@@ -61,20 +62,20 @@ class WedgeErrors(NamedTuple):
     Attributes
     ----------
     error
-        Truth less the weighted mean of the samples.
+        Truth minus the weighted mean of the samples.
     spread
-        Standard deviation that the error should have, were the truth one more member of the family; nan where one
-        member has all the weight.
+        Standard deviation that the error has if the truth is one more draw from the family; nan where one member has
+        all the weight.
     """
 
     error: np.ndarray
     spread: np.ndarray
 
 
-def score_family(
+def evaluate_family(
     truth: np.ndarray, mean: np.ndarray, samples: np.ndarray, weights: np.ndarray, mask: np.ndarray
-) -> Score:
-    r"""Score an estimate and its family against the truth.
+) -> Evaluation:
+    r"""Compare an estimate and its family with the truth.
 
     With V the truth's spectrum, E the mean's, c the multiplicities of the half spectrum and W the coefficients with
     mask 0 and 0 < |k| < 0.25,
@@ -84,8 +85,8 @@ def score_family(
         s^2 = (1 + \textstyle\sum_i w_i^2) \frac{\sum_i w_i |Z_i - \mu|^2}{1 - \sum_i w_i^2},
         \quad \mu = \sum_i w_i Z_i
 
-    where s^2, the unbiased variance and that of the mean added, is what |V - mu|^2 is in expectation when the truth is
-    one more draw from the family.
+    where s^2, the unbiased variance plus that of the mean, is the expectation of |V - mu|^2 if the truth is one more
+    draw from the family.
 
     Parameters
     ----------
@@ -97,6 +98,11 @@ def score_family(
         (K,), non-negative, sum 1.
     mask
         (Z, Y, X // 2 + 1), 0 where nothing was measured.
+
+    Returns
+    -------
+    Evaluation
+        See there.
 
     Raises
     ------
@@ -115,7 +121,7 @@ def score_family(
         ratio = _ratio(np.sum(spread**2), np.sum(size**2))
         coverage = float(np.mean(size < 1.96 * spread))
         correlation = _correlation_of_voxels(size, spread)
-    return Score(
+    return Evaluation(
         0.0 if energy < _ROUNDING else _correlation(v, e, scene.wedge),
         _correlation(v, e, scene.measured),
         energy,
@@ -130,7 +136,7 @@ def score_family(
 def wedge_errors(
     truth: np.ndarray, mean: np.ndarray, samples: np.ndarray, weights: np.ndarray, mask: np.ndarray
 ) -> WedgeErrors:
-    """Error and predicted spread of the wedge component below 0.25 cycles per voxel; arguments of `score_family`."""
+    """Error and predicted spread of the wedge component below 0.25 cycles per voxel; see :func:`evaluate_family`."""
     return _wedge_errors(_scene(truth, mean, samples, weights, mask), samples)
 
 
@@ -166,7 +172,7 @@ def _scene(truth: np.ndarray, mean: np.ndarray, samples: np.ndarray, weights: np
 
 
 def _wedge_errors(scene: _Scene, samples: np.ndarray) -> WedgeErrors:
-    """Two passes over the members, one volume at a time, so that a large family needs little memory."""
+    """Goes through the members twice, one volume at a time, so that a large family needs little memory."""
     shape = samples.shape[1:]
     inside = (scene.wedge > 0).astype(np.float32)
     centre = np.zeros_like(scene.truth)

@@ -1,8 +1,9 @@
 """Procedural densities: macromolecules, a lipid bilayer and helical filaments.
 
-Molecules are sums of Gaussian blobs, so that turning one is exact (its centres turn) and drawing it costs one matrix
-product. Lengths are in nanometres and coordinates in (z, y, x) order. Every random choice comes from the generator that
-is passed in. The shapes are meant to be as hard to restore as the real ones, not to be models of any molecule.
+Molecules are sums of Gaussian blobs: rotating one is exact, since only its centres move, and drawing it costs one
+matrix product. Lengths are in nanometres and coordinates in (z, y, x) order. Every random choice comes from the
+generator that is passed in. The shapes are meant to be as hard to restore as real ones; they are not models of any
+molecule.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def thin_filament(length: float) -> Blobs:
 
 
 def bilayer(signed_distance: np.ndarray, voxel_size_nm: float) -> np.ndarray:
-    """Density of a lipid bilayer from the distance (nm) to its middle: heads 1.9 nm off it, faint tails."""
+    """Density of a lipid bilayer from the distance (nm) to its middle: heads at 1.9 nm, faint tails between them."""
     width = max(0.8, _MINIMUM_WIDTH * voxel_size_nm)
     heads = sum(np.exp(-0.5 * ((signed_distance - side) / width) ** 2) for side in (-1.9, 1.9))
     tails = 0.15 * np.exp(-0.5 * (signed_distance / 1.5) ** 2)

@@ -18,7 +18,7 @@ _TEXTURE_WIDTH_NM = 1.2
 
 
 class SimulatedTomogram(NamedTuple):
-    """What was there and what was seen; all volumes (Z, Y, X), bright objects on a dark ground.
+    """The truth and its two observed halves; all volumes (Z, Y, X), bright objects on a dark background.
 
     Attributes
     ----------
@@ -58,8 +58,7 @@ def simulate_tomogram(
     .. math:: x_i = F^{-1} M F (v + \sigma \epsilon_i), \quad \sigma^2 = \mathrm{var}(v) / \mathrm{snr}, \quad i = 1, 2
 
     with v the truth, M the missing wedge and white unit noise epsilon. The truth depends on the shape, the seed, the
-    voxel size and the texture alone, and the noise on the seed: the same specimen can be seen at another SNR or tilt
-    range.
+    voxel size and the texture only, so that the same specimen can be observed at another SNR or tilt range.
 
     Parameters
     ----------
@@ -74,8 +73,8 @@ def simulate_tomogram(
     voxel_size_angstrom
         Length of a voxel's edge. The objects are 7 to 30 nm, the filament 25 nm across.
     texture
-        Share of the truth's variance, in [0, 1), that is a smooth random field: without it the solvent is flat, and
-        density that never falls below it gives the missing wedge away.
+        Share of the truth's variance, in [0, 1), that is a smooth random field. Without it the solvent is flat, and a
+        method could fill the wedge from the knowledge that no density is below it.
 
     Returns
     -------
@@ -104,7 +103,7 @@ def simulate_tomogram(
 
 
 def _solvent(rng: np.random.Generator, density: np.ndarray, share: float, voxel_size_angstrom: float) -> np.ndarray:
-    """Smooth periodic Gaussian field that makes up this share of the variance of its sum with ``density``."""
+    """Smooth periodic Gaussian field that has this share of the variance of its sum with ``density``."""
     width = max(1.0, 10.0 * _TEXTURE_WIDTH_NM / voxel_size_angstrom)
     field = gaussian_filter(rng.standard_normal(density.shape, np.float32), width, mode="wrap")
     field -= field.mean()

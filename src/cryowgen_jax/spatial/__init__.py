@@ -1,1 +1,1 @@
-"""See ARCHITECTURE.md."""
+"""Arrays on grids: Fourier transforms, shells and rotations. See ARCHITECTURE.md."""

@@ -78,8 +78,8 @@ def inner(a: Array, b: Array, shape: Shape) -> Array:
 def filter_volume(volume: Array, transfer: Array) -> Array:
     r"""F^-1 (t . F v) with a real transfer t in rfftn layout; self-adjoint in v.
 
-    The gradient is written out, since the transpose that JAX derives of a half-spectrum transform is a full complex
-    one: it costs two transforms here instead of the equivalent of four. Reverse mode only (nest it for Hessians).
+    The gradient is written by hand and costs two transforms. The one that JAX derives costs as much as four, because
+    it transposes a half-spectrum transform into a full complex one. Reverse mode only; nest it for Hessians.
     """
     return irfftn(transfer * rfftn(volume), volume.shape)
 
@@ -91,7 +91,7 @@ def _filter_forward(volume: Array, transfer: Array) -> tuple[Array, tuple[Array,
 def _filter_backward(residual: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     volume, transfer = residual
     g = rfftn(cotangent)
-    v = rfftn(volume)  # removed by the compiler where the transfer's gradient is not asked for
+    v = rfftn(volume)  # the compiler removes it where the gradient in the transfer is not needed
     to_transfer = real_product(g, v) * multiplicity(volume.shape)
     return filter_volume(cotangent, transfer), to_transfer.astype(transfer.dtype)
 
@@ -113,7 +113,7 @@ def shell_index(shape: Shape, num_shells: int | None = None) -> np.ndarray:
 def wide_shell_index(shape: Shape) -> tuple[np.ndarray, int]:
     """Shell number of every half-spectrum coefficient, and how many: equally wide, up to 3/2 of Nyquist.
 
-    The zero frequency is in the first shell, what is further out in the last.
+    The zero frequency is in the first shell, and all that lies further out is in the last.
     """
     half = min(shape) // 2
     number = half + half // 2 + 1
@@ -123,7 +123,7 @@ def wide_shell_index(shape: Shape) -> tuple[np.ndarray, int]:
 def shell_sums(values: Array, index: np.ndarray, num_shells: int) -> Array:
     """Sum of ``values`` over the coefficients of each shell; coefficients with a negative index are left out.
 
-    A product with ones and zeros rather than a scattered sum, which accelerators add up in any order.
+    A product with a matrix of ones and zeros: accelerators add a scattered sum in no fixed order.
     """
     member = (jnp.arange(num_shells)[:, None] == index.reshape(1, -1)).astype(values.dtype)
     return jnp.matmul(member, values.reshape(-1), precision="highest")
@@ -153,7 +153,10 @@ quadratic_form.defvjp(_quadratic_forward, _quadratic_backward)
 
 @jax.custom_vjp
 def half_misfit(volume: Array, observation: Array, transfer: Array) -> Array:
-    """1/2 |x - F^-1 t F v|^2 by Parseval; its gradient in v costs one more transform (x's own is loop-invariant)."""
+    """1/2 |x - F^-1 t F v|^2 by Parseval: one transform for the value and one for the gradient in v.
+
+    The transform of x is constant in a chain, and the compiler moves it out of the loop.
+    """
     return _misfit_forward(volume, observation, transfer)[0]
 
 

@@ -52,8 +52,16 @@ def rotate(volume: Array, rotation_matrix: Array) -> Array:
     Notes
     -----
     Sample positions within 1e-4 voxel of a grid point are taken as that point, so the 24 rotations of the cube are
-    exact permutations of a cubic box, odd or even. The derivative in the matrix passes through that rounding; it is the
-    one-sided one where a position lies on the grid.
+    exact permutations of a cubic box, odd or even. The derivative in the matrix ignores that rounding; where a position
+    lies on the grid it is a one-sided one.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> volume = jnp.zeros((5, 5, 5)).at[2, 2, 4].set(1.0)  # at offset (0, 0, 2) from the centre
+    >>> matrix = jnp.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # x -> z
+    >>> float(cg.rotate(volume, matrix)[4, 2, 2])
+    1.0
     """
     volume, rotation_matrix = jnp.asarray(volume), jnp.asarray(rotation_matrix)
     if volume.ndim != 3:
@@ -108,9 +116,28 @@ def _interpolate(volume: Array, positions: list[Array]) -> Array:
 
 
 def random_rotations(key: PRNGKey, n: int) -> Array:
-    """Draw n rotation matrices uniformly (Haar) on SO(3), shape (n, 3, 3), from normalised Gaussian quaternions.
+    """Draw rotation matrices uniformly (Haar) on SO(3), from normalised Gaussian quaternions.
 
     Source: Shoemake, "Uniform random rotations", Graphics Gems III (1992).
+
+    Parameters
+    ----------
+    key
+        PRNG key.
+    n
+        How many.
+
+    Returns
+    -------
+    Array
+        Shape (n, 3, 3), acting on offsets (z, y, x) as :func:`rotate` has it.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, cryowgen_jax as cg
+    >>> matrix = cg.random_rotations(jax.random.key(0), 3)[1]
+    >>> bool(jnp.allclose(jnp.linalg.inv(matrix), matrix.T, atol=1e-5))
+    True
     """
     quaternion = jax.random.normal(key, (n, 4))
     quaternion = quaternion / jnp.linalg.norm(quaternion, axis=-1, keepdims=True)
@@ -128,6 +155,13 @@ def cube_rotations() -> Array:
 
     They are the signed permutation matrices of determinant 1; :func:`rotate` by one of them is an exact permutation of
     the voxels of a cubic box.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, cryowgen_jax as cg
+    >>> volume = jnp.arange(27.0).reshape(3, 3, 3)
+    >>> sorted(cg.rotate(volume, cg.cube_rotations()[7]).ravel().tolist()) == sorted(volume.ravel().tolist())
+    True
     """
     return jnp.asarray(_CUBE)
 
@@ -135,15 +169,15 @@ def cube_rotations() -> Array:
 def axis_permutations() -> Array:
     """Return six of :func:`cube_rotations`, shape (6, 3, 3): one for each permutation of the axes.
 
-    The others differ from these by half turns about an axis, which leave a wedge of symmetric tilt range as it is: the
-    six show all the wedges that the 24 do.
+    The others differ from these by half turns about an axis, which leave the wedge of a symmetric tilt range unchanged:
+    the six give all the wedges that the 24 give.
     """
     by_permutation = {tuple(np.argmax(np.abs(matrix), axis=1)): matrix for matrix in _CUBE}
     return jnp.asarray(np.stack(list(by_permutation.values())))
 
 
 def turn_cube(volume: Array, number: Array) -> Array:
-    """Turn a cubic box by ``cube_rotations()[number]``, by transposing and reversing axes: exact, and quick."""
+    """Rotate a cubic box by ``cube_rotations()[number]``: transposes and reverses axes, exact and fast."""
     return jax.lax.switch(number, [functools.partial(_permuted, matrix=matrix) for matrix in _CUBE], volume)
 
 

@@ -1,4 +1,4 @@
-"""Learning the witness, and what else a posterior is made of: see ``semidual``."""
+"""Learning the witness and the other parts of a posterior; start with ``semidual``. See docs/training.md."""
 
 from cryowgen_jax.training.amortised import Amortisation, AmortisedNegatives, learn_map
 from cryowgen_jax.training.conditional_prior import Example, learn_prior, prior_loss, warmed_adam

@@ -1,19 +1,20 @@
-r"""One pass of a network in place of an ascent: CryoGEN-I's prediction and CryoGEN-II's c-transform, amortised.
+r"""A network that finds the maximum of a posterior in one pass: CryoGEN-I and CryoGEN-II, amortised.
 
-A network g, observation -> volume, descends
+The network g, observation -> volume, minimises
 
-.. math:: L(g; x) = -\frac1D F_x(g(x + s \xi)) + \nu\, C(g; g(x)) ,
+.. math:: L(g; x) = -\frac1D F_x(g(x + s \xi)) + \nu\, C(g; g(x))
 
-F_x the exponent of the posterior of x, xi white noise that opens one-to-many maps, C the consistency of
-``training.consistency``. Where g can follow, it ends at the maximum of F_x for every x. For CryoGEN-I that is the
-posterior's mode; for CryoGEN-II, whose exponent has no tether, the minimiser of the c-transform
+with F_x the exponent of the posterior of x, white noise xi, which lets g give several answers to one x, and C the
+consistency of ``training.consistency``. Without noise and consistency, and with a g that is flexible enough, g(x) is
+the maximum of F_x for every x. In CryoGEN-I that is the mode of the posterior. In CryoGEN-II, whose exponent has no
+tether, it is the minimiser in the c-transform
 
 .. math:: w^c(x) = \min_z \{ \tfrac\lambda2 |x - A(z)|^2 - w(z) \}, \qquad
-          J_0 = \sup_w E_{z \sim P_Z}[w(z)] + E_x[w^c(x)]
+          J_0 = \sup_w E_{z \sim P_Z}[w(z)] + E_x[w^c(x)] ,
 
-being the limit of semi-dual training as the temperature falls: :class:`AmortisedNegatives` makes g the negatives of
-``training.train``, which then is the game of a generator and an energy. Unlike a critic of Wasserstein-1, w needs no
-Lipschitz bound.
+where J_0 is the limit of the objective of semi-dual training as the temperature falls. :class:`AmortisedNegatives`
+makes the answers of g the negatives of ``training.train``, which then is a game of a generator and an energy. Unlike
+the critic of the Wasserstein-1 distance, w needs no Lipschitz bound.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.methods import untethered
+from cryowgen_jax.optimisation import Iterate, debiased_average, follow_gradient, start_average
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.training.consistency import Network, Reobservation, consistency
@@ -51,16 +53,23 @@ LEAST_BALANCE = 0.5
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Amortisation:
-    """L, but for network and observation.
+    """The settings of the loss L.
 
     Parameters
     ----------
     method
-        "cryogen_map", or "cryogen_ot": the same without the tether.
+        "cryogen_map", or "cryogen_ot", which has no tether.
     input_noise
         s, in units of the observation.
-    weight, reobserve
-        nu and how volumes are seen again; 0 and None for no consistency.
+    weight
+        nu.
+    reobserve
+        How volumes are observed again, for the consistency; None, with a weight of 0, for none.
+
+    Raises
+    ------
+    InputError
+        Where the method is unknown, or a weight is given without ``reobserve``.
     """
 
     method: Method = dataclasses.field(default="cryogen_ot", metadata={"static": True})
@@ -75,11 +84,11 @@ class Amortisation:
             raise InputError(f"weight={self.weight}: say how volumes are seen again (reobserve)")
 
     def target(self, posterior: Posterior) -> Posterior:
-        """What has F for its exponent."""
+        """The posterior whose exponent is F."""
         return untethered(posterior) if self.method == "cryogen_ot" else posterior
 
     def loss(self, network: Network, posterior: Posterior, key: PRNGKey) -> tuple[Array, Log]:
-        """L of one observation; of a random witness, with one draw of it."""
+        """L of one observation, and its parts; where the witness is random, with one draw of it."""
         noise_key, look_key, witness_key = jax.random.split(key, 3)
         if isinstance(posterior.witness, Stochastic):
             posterior = dataclasses.replace(posterior, witness=posterior.witness.at(witness_key))
@@ -109,7 +118,7 @@ def learn_map(
     checkpoint: str | pathlib.Path | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Descent:
-    """Amortise the maxima of posteriors that are given.
+    """Learn a network that finds the maxima of given posteriors.
 
     Parameters
     ----------
@@ -126,7 +135,12 @@ def learn_map(
     optimizer
         Optax transformation, Adam with a step of 1e-3 by default.
     num_iterations, decay, checkpoint, progress
-        As in :func:`~cryowgen_jax.training.descent.descend`; ``average`` of the result is the network to use.
+        As in :func:`~cryowgen_jax.training.descent.descend`.
+
+    Returns
+    -------
+    Descent
+        ``average`` is the network to use.
 
     Raises
     ------
@@ -150,7 +164,7 @@ def learn_map(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """(key, network, nothing) -> gradient of L, nothing, log."""
+    """(key, network, ()) -> gradient of L, (), log."""
 
     posteriors: Posteriors
     observations: Array
@@ -171,7 +185,7 @@ class _Step:
 
 
 class AmortisedState(NamedTuple):
-    """The network, its running average, which is the one to use, and the states of optimiser and average."""
+    """The network, its running average (the one to use), and the states of the optimiser and of the average."""
 
     network: PyTree
     average: PyTree
@@ -181,7 +195,9 @@ class AmortisedState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AmortisedNegatives:
-    """CryoGEN-I and II: the answers of a network learned beside the witness; ``Training.state.average`` has it.
+    """CryoGEN-I and II: the answers of a network that is learned together with the witness.
+
+    After training the network is ``Training.state.average``.
 
     Parameters
     ----------
@@ -192,15 +208,15 @@ class AmortisedNegatives:
     optimizer
         Of the network, Adam with a step of 1e-3 by default.
     num_steps
-        Steps of it per iteration, each on observations of its own: the network has to keep up with the witness.
+        Steps of the network per iteration, each on other observations: it has to keep up with the witness.
     decay
-        Of the running average over iterations (Yazici et al., ICLR 2019: generators circle their optimum).
+        Of the running average over iterations. Generators circle around their optimum (Yazici et al., ICLR 2019).
 
     Notes
     -----
-    Point estimates are no draws, so that ``virial`` says nothing here, and a witness learned in this way is no
-    log-density: posteriors under it are relative to what g makes (Che et al., NeurIPS 2020). ``quality`` is
-    1 - |grad F| / (|grad w| + |grad (F - w)|), 1 where the two sides balance.
+    The answers are point estimates, not draws, so that ``virial`` means nothing here. A witness learned from them is
+    not a log-density: its posteriors are relative to the distribution of the answers (Che et al., NeurIPS 2020).
+    ``quality`` is 1 - |grad F| / (|grad w| + |grad (F - w)|): 1 at a maximum, where the two gradients cancel.
     """
 
     network: Network
@@ -210,10 +226,10 @@ class AmortisedNegatives:
     decay: float = 0.99
 
     def start(self, key: PRNGKey, posteriors: Posteriors, observations: Array) -> AmortisedState:
-        """The network as it is given."""
+        """The state before training: the network as it was given."""
         del key, posteriors, observations
         network = jax.tree.map(jnp.asarray, as_pytree(self.network))
-        return AmortisedState(network, network, self.optimizer.init(network), self._ema.init(network))
+        return AmortisedState(network, network, self.optimizer.init(network), start_average(network))
 
     def draw(
         self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: AmortisedState
@@ -221,30 +237,25 @@ class AmortisedNegatives:
         """The network's answers after ``num_steps`` more steps."""
         step = _Step(posteriors, observations, self.amortisation, index.size)
 
-        def one(carry: tuple[PyTree, PyTree], key: PRNGKey) -> tuple[tuple[PyTree, PyTree], None]:
-            network, optimizer = carry
-            slope, _, _ = step(key, network, ())
-            updates, optimizer = self.optimizer.update(slope, optimizer, network)
-            return (optax.apply_updates(network, updates), optimizer), None
+        def slope_at(key: PRNGKey, network: PyTree, nothing: tuple[()]) -> tuple[PyTree, tuple[()], None]:
+            slope, nothing, _ = step(key, network, nothing)
+            return slope, nothing, None
 
-        keys = jax.random.split(key, self.num_steps)
-        (network, optimizer), _ = jax.lax.scan(one, (state.network, state.optimizer), keys)
+        start = Iterate(state.network, average=(), optimizer=state.optimizer, state=())
+        end, _ = follow_gradient(slope_at, self.optimizer, start, jax.random.split(key, self.num_steps))
+        network = end.parameters
 
         def answer(observation: Array) -> tuple[Array, Array]:
             volume = network(observation)
             return volume, _balance(self.amortisation.target(posteriors(observation)), volume)
 
         volumes, balances = platform.map_items(answer, observations[index])
-        average, ema = self._ema.update(network, state.ema)
+        average, ema = debiased_average(self.decay, network, state.ema)
         negatives = Negatives(volumes[:, None], jnp.ones((index.size, 1)), balances)
-        return negatives, AmortisedState(network, average, optimizer, ema)
-
-    @property
-    def _ema(self) -> optax.GradientTransformation:
-        return optax.ema(self.decay)
+        return negatives, AmortisedState(network, average, end.optimizer, ema)
 
     def complaints(self, quality: float, virial: float) -> Iterator[str]:
-        """Where the network is far from its maxima."""
+        """A complaint where the network is far from the maxima."""
         del virial
         if quality < LEAST_BALANCE:
             yield f"The network is far from the maxima (balance {quality:.2f}, should be 1): give it more steps."

@@ -1,4 +1,4 @@
-"""Where clean samples come from."""
+"""Clean samples: an array of them, or a function that draws one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Array, PRNGKey
 
-Positives = Array | Callable[[PRNGKey], Array]
+CleanSamples = Array | Callable[[PRNGKey], Array]
 
 
-def drawer(positives: Positives) -> Callable[[PRNGKey], Array]:
-    """Key -> one sample, as a pytree: of an array (M, ...) one entry at random, or the function given."""
-    return as_pytree(positives) if callable(positives) else bind(_pick, jnp.asarray(positives))
+def drawer(samples: CleanSamples) -> Callable[[PRNGKey], Array]:
+    """Key -> one sample, as a pytree: a random entry of an array (M, ...), or the function that was given."""
+    return as_pytree(samples) if callable(samples) else bind(_pick, jnp.asarray(samples))
 
 
 def _pick(library: Array, key: PRNGKey) -> Array:

@@ -1,7 +1,7 @@
-r"""Learning a conditional prior from volumes that are known: degrade, predict, compare.
+r"""Learning a conditional prior from known volumes: degrade them, predict, compare.
 
-One example is a volume v, seen through a random wedge with random noise (or those of a given tomogram). The network's
-prior and the data make the posterior of a stationary Gaussian, coefficient by coefficient
+An example is a volume v, observed through a random wedge with random noise, or with those of a given tomogram. The
+prior that the network predicts and the data make a Gaussian posterior, coefficient by coefficient
 
 .. math:: V = \Big(\frac1P + \frac{M}{N}\Big)^{-1}, \qquad m = V \Big(\frac{\bar z}{P} + \frac{M y}{N}\Big)
 
@@ -10,8 +10,9 @@ and the loss is
 .. math:: \frac{|m - v|^2}{D} + \tfrac15 \sum_k u_k \Big[\log V_k + \frac{|v_k - m_k|^2}{V_k}\Big]
           + \tfrac{1}{5D} \sum_x \Big[\log s^2 + \frac{r^2}{s^2}\Big](x),
 
-the error of the centre as the data correct it, the log-likelihood of the truth per frequency (u_k: shells alike), and
-that of the whitened error r of the missing part per voxel, which teaches where errors are.
+with three terms: the error of the posterior mean; minus twice the log-likelihood of the truth per frequency, where u_k
+gives shells similar weights; and the same of the whitened error r of the missing part per voxel, from which the network
+learns where its errors are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import optax
 
 from cryowgen_jax.models import prior_net as priors
-from cryowgen_jax.operators.wedge import degrees_inside
+from cryowgen_jax.operators import traced_wedge_mask
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
@@ -40,7 +41,21 @@ _FLOOR = 1e-4  # of the signal's variance per coefficient, under P, N and S
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One volume and what was seen of it: truth v, y, N, S and M per coefficient, tilt range; signal variance 1."""
+    """One volume, in units in which the signal's variance is 1, and an observation of it.
+
+    Attributes
+    ----------
+    truth
+        v, (Z, Y, X).
+    spectrum
+        y, the half spectrum of the observation.
+    noise, signal
+        Power N of the noise and S of the signal, per coefficient.
+    mask
+        M, rfftn layout.
+    tilt_range
+        (lo, hi) in degrees, tilt axis y and beam z.
+    """
 
     truth: Array
     spectrum: Array
@@ -51,14 +66,14 @@ class Example:
 
 
 def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey) -> Example:
-    """See a volume through a wedge (beam z, tilt axis y) with noise of spectrum ``noise`` per coefficient.
+    """Observe a volume through a wedge (beam z, tilt axis y) with noise of power ``noise`` per coefficient.
 
-    The volume is brought to mean 0 and variance 1 together with all that belongs to it. S is the truth's own spectrum
-    over the measured part of each shell, as it would be estimated.
+    S is the mean power of the truth over the measured part of each shell, which is how it is estimated from a tomogram.
+    The volume is shifted to mean 0 and scaled to variance 1 by S, and all else is scaled with it.
     """
     shape = truth.shape
     truth = truth - jnp.mean(truth)
-    mask = tilt_mask(shape, tilt_range)
+    mask = traced_wedge_mask(shape, tilt_range)
     spectrum = fourier.rfftn(truth)
     white = fourier.rfftn(jax.random.normal(key, shape))
     signal = shell_means(jnp.abs(spectrum) ** 2, mask, shape)
@@ -68,15 +83,6 @@ def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey) -> Exam
     signal, noise = signal / variance + _FLOOR, noise / variance + _FLOOR
     seen = mask * (spectrum / unit + jnp.sqrt(noise) * white)
     return Example(truth / unit, seen, noise, signal, mask, tilt_range)
-
-
-def tilt_mask(shape: tuple[int, ...], tilt_range: Array) -> Array:
-    """1 where a tilt range measures; ``operators.wedge_mask`` for a range that is drawn at random."""
-    kz, _, kx = fourier.frequencies(shape)
-    angle = np.rad2deg(np.arctan2(kz, kx)).astype(np.float32)
-    low, high = tilt_range
-    inside = (degrees_inside(angle, low, high) >= 0) | (kz == 0)
-    return jnp.broadcast_to(inside, fourier.spectrum_shape(shape)).astype(jnp.float32)
 
 
 def shell_means(power: Array, mask: Array, shape: tuple[int, ...]) -> Array:
@@ -89,7 +95,7 @@ def shell_means(power: Array, mask: Array, shape: tuple[int, ...]) -> Array:
 
 
 def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], seen: Example) -> tuple[Array, Log]:
-    """The loss of one example, and its parts."""
+    """The loss of one example, and its parts by name, with the correlation and spread over error in the wedge."""
     shape = seen.truth.shape
     told = priors.features(seen.spectrum, seen.noise, seen.signal, seen.tilt_range, shape)
     prior = network(told)
@@ -137,7 +143,28 @@ def learn_prior(
     checkpoint: str | pathlib.Path | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Descent:
-    """Fit the network (``from_nnx``) to examples that ``draw`` makes; the result's ``average`` is the one to use."""
+    """Fit a network to examples.
+
+    Parameters
+    ----------
+    key
+        Iteration i depends on ``fold_in(key, i)``.
+    network
+        Where to start: ``models.prior_network`` or ``from_nnx`` of a ``PriorNet``.
+    draw
+        Key -> one example, such as ``Specimens``.
+    optimizer
+        Optax transformation, such as :func:`warmed_adam`.
+    batch_size
+        Examples per iteration, one in memory at a time.
+    num_iterations, decay, chunk, checkpoint, progress
+        As in :func:`~cryowgen_jax.training.descent.descend`.
+
+    Returns
+    -------
+    Descent
+        ``average`` is the network to use.
+    """
     return descend(
         key,
         _Step(as_pytree(draw), batch_size),
@@ -154,7 +181,7 @@ def learn_prior(
 
 @functools.lru_cache(maxsize=8)
 def warmed_adam(rate: float, num_iterations: int) -> optax.GradientTransformation:
-    """Adam, gradients clipped to norm 1, a rate that rises over a twentieth of the iterations and falls to a hundredth.
+    """Adam with gradients clipped to norm 1, whose rate rises over a twentieth of the iterations and falls to 1 %.
 
     The same arguments give the same object, so that a second descent does not compile again.
     """
@@ -166,7 +193,7 @@ def warmed_adam(rate: float, num_iterations: int) -> optax.GradientTransformatio
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """(key, network, nothing) -> gradient of the loss, nothing, log; one example in memory at a time."""
+    """(key, network, ()) -> gradient of the loss, (), log; one example in memory at a time."""
 
     draw: Callable[[PRNGKey], Example]
     batch_size: int = dataclasses.field(metadata={"static": True})

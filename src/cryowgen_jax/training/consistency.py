@@ -1,11 +1,11 @@
-r"""Learning from volumes that are seen again from another side (IsoNet; CryoGEN-I; Chen et al., ICCV 2021).
+r"""Learning from rotated and degraded answers (IsoNet; CryoGEN-I; equivariant imaging, Chen et al., ICCV 2021).
 
-A network g, observation -> volume, is right only if it finds its own answer again once that is turned and degraded:
+A network g, observation -> volume, is right only if it recovers its own answer after that is rotated and degraded:
 
-.. math:: C(g; v) = \frac1D |g(T_M R v + \epsilon) - R v|^2 ,
+.. math:: C(g; v) = \frac1D |g(T_M R v + \epsilon) - R v|^2
 
-v its answer to a real observation, R a random rotation, epsilon noise as the observations have it. What the wedge hid
-from x was measured in other orientations, and now lies where g has to fill it.
+with v its answer to a real observation, a random rotation R and noise epsilon like that of the observations. After the
+rotation the wedge hides coefficients of v that were measured, and g learns to fill them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Network = Callable[[Array], Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reobservation:
-    r"""(key, v) -> (T_M R v + epsilon, R v): a volume seen again, and what it looks like from there.
+    r"""(key, v) -> (T_M R v + epsilon, R v): a new observation of a volume, and the rotated volume itself.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Reobservation:
     rotations: Array = dataclasses.field(default_factory=cube_rotations)
 
     def __call__(self, key: PRNGKey, volume: Array) -> tuple[Array, Array]:
-        """One look at the volume."""
+        """One new observation."""
         turn_key, noise_key = jax.random.split(key)
         number = jax.random.randint(turn_key, (), 0, self.rotations.shape[0])
         turned = Rotation(self.rotations[number])(volume)
@@ -64,7 +64,7 @@ class Reobservation:
 
 
 def consistency(network: Network, reobserve: Reobservation, key: PRNGKey, volume: Array) -> Array:
-    """C(g; v), v held fixed."""
+    """C(g; v), with no gradient through v."""
     observation, turned = reobserve(key, jax.lax.stop_gradient(volume))
     return jnp.mean((network(observation) - turned) ** 2)
 
@@ -83,32 +83,40 @@ def learn_center(
     checkpoint: str | pathlib.Path | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Descent:
-    r"""Learn z-bar(y), such as a ``CenterNet``, from pairs of half tomograms: noise2noise and consistency,
+    r"""Learn z-bar(y), such as a ``CenterNet``, from pairs of half tomograms by noise2noise and consistency.
 
-    .. math:: \frac1D |T_M g(y_1) - y_2|^2 + \nu\, C(g; g(y_1)) .
+    .. math:: \frac1D |T_M g(y_1) - y_2|^2 + \nu\, C(g; g(y_1))
 
-    The other half's noise is independent, so the first term is least, on average, where T_M g(y_1) is the mean of what
-    was measured given y_1 (Lehtinen et al., ICML 2018). The second teaches the wedge. For a posterior of y_2 use
-    g(y_1) as its centre: it must not have seen the data that it meets again in the data term.
+    The noise of the two halves is independent. So the first term is smallest, on average, where T_M g(y_1) is the mean
+    of the measured signal given y_1 (Lehtinen et al., ICML 2018). The second term teaches g to fill the wedge.
+
+    For a posterior of y_2 use g(y_1) as the centre. A centre made from the same data that stand in the data term would
+    use them twice.
 
     Parameters
     ----------
     key
         Iteration i depends on ``fold_in(key, i)``.
     network
-        Where to start; ``from_nnx`` of a module.
+        Where to start: observation -> volume, a pytree callable such as ``from_nnx(CenterNet(...))``.
     halves
-        y_1 and y_2, (N, Z, Y, X) each: boxes cut from half tomograms at the same places. Either is the input in turn.
+        y_1 and y_2, (N, Z, Y, X) each: boxes cut from the two half tomograms at the same places. Which of the two is
+        the input is drawn at random.
     reobserve
-        How volumes are seen, with the noise of one half.
+        How volumes are observed, with the noise of one half.
     weight
         nu.
     optimizer
         Optax transformation, Adam with a step of 1e-3 by default.
     num_iterations, decay, checkpoint, progress
-        As in :func:`~cryowgen_jax.training.descent.descend`; ``average`` of the result is the network to use.
+        As in :func:`~cryowgen_jax.training.descent.descend`.
     batch_size
         Pairs per iteration.
+
+    Returns
+    -------
+    Descent
+        ``average`` is the network to use.
 
     Raises
     ------
@@ -135,7 +143,7 @@ def learn_center(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _CenterStep:
-    """(key, network, nothing) -> gradient of the loss, nothing, log."""
+    """(key, network, ()) -> gradient of the loss, (), log."""
 
     first: Array
     second: Array

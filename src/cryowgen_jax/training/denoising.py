@@ -1,12 +1,12 @@
-r"""Denoising score matching: the warm start of a witness, from clean samples alone and without chains.
+r"""Denoising score matching: a start for a witness from clean samples alone, without chains.
 
 .. math:: \min_w \; E_{z \sim P_Z}\, E_{\sigma}\, E_{\xi \sim N(0, I)}\;
           \frac{1}{2D} \big|\sigma\, \nabla (w + u)(z + \sigma \xi) + \xi\big|^2
 
-with log sigma uniform over a range, so that grad w is learned wherever a chain may be: from the clean samples to where
-noise drowns them. At one level the minimiser is w + u = log p_sigma, the log-density of clean samples plus noise
-(Vincent, Neural Computation 2011); over a range it is what one function can do for all levels. u is what the model
-knows already.
+with log sigma uniform over a range, so that grad w is learned wherever a chain may go: near the clean samples, and
+where noise dominates. At a single level the minimiser is w + u = log p_sigma, the log-density of clean samples plus
+noise (Vincent, Neural Computation 2011); over a range it is the best compromise of one function between all levels. u
+is the part of the log-density that is known already.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import optax
 
 from cryowgen_jax import platform
 from cryowgen_jax.pytrees import as_pytree
-from cryowgen_jax.training.clean_samples import Positives, drawer
+from cryowgen_jax.training.clean_samples import CleanSamples, drawer
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
@@ -29,7 +29,7 @@ Function = Callable[[Array], Array]
 
 
 def denoising_loss(witness: Function, known: Function | None, clean: Array, level: Array, noise: Array) -> Array:
-    """The loss of one clean sample, noise level sigma and unit noise; 0.5 where the gradient is zero, on average."""
+    """The loss of one clean sample, noise level sigma and white unit noise; 0.5 on average where the gradient is 0."""
 
     def density(position: Array) -> Array:
         return witness(position) if known is None else witness(position) + known(position)
@@ -40,7 +40,7 @@ def denoising_loss(witness: Function, known: Function | None, clean: Array, leve
 def match_scores(
     key: PRNGKey,
     witness: Function,
-    positives: Positives,
+    clean_samples: CleanSamples,
     noise_levels: tuple[float, float],
     *,
     known: Function | None = None,
@@ -51,7 +51,7 @@ def match_scores(
     checkpoint: str | pathlib.Path | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Descent:
-    """Denoising score matching of a witness; ``parameters`` and ``average`` of the result are witnesses.
+    """Learn a witness by denoising score matching.
 
     Parameters
     ----------
@@ -59,18 +59,24 @@ def match_scores(
         Iteration i depends on ``fold_in(key, i)``.
     witness
         Where to start; a pytree callable, differentiable twice in reverse mode.
-    positives
-        Clean samples: an array (M, ...), or key -> one draw.
+    clean_samples
+        An array (M, ...), or key -> one draw.
     noise_levels
         Smallest and largest sigma, in the units of the samples.
     known
-        u, which the witness is learned on top of; None for 0.
+        u, which is not learned; None for 0.
     optimizer
-        Optax transformation, Adam with a step of 1e-3 by default. The same object again does not compile again.
+        Optax transformation, Adam with a step of 1e-3 by default. A second run with the same object is not compiled
+        again.
     batch_size
         Samples per iteration, each at a level of its own.
     num_iterations, decay, checkpoint, progress
         As in :func:`~cryowgen_jax.training.descent.descend`.
+
+    Returns
+    -------
+    Descent
+        ``parameters`` and ``average`` are witnesses; the average is the one to use.
 
     Raises
     ------
@@ -86,7 +92,7 @@ def match_scores(
     levels = jnp.asarray([low, high], jnp.float32)
     return descend(
         key,
-        _Step(drawer(positives), levels, known, batch_size),
+        _Step(drawer(clean_samples), levels, known, batch_size),
         as_pytree(witness),
         (),
         optimizer=optimizer,
@@ -100,7 +106,7 @@ def match_scores(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """(key, witness, nothing) -> gradient of the loss, nothing, log."""
+    """(key, witness, ()) -> gradient of the loss, (), log."""
 
     draw: Callable[[PRNGKey], Array]
     levels: Array

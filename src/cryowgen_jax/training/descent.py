@@ -1,4 +1,7 @@
-"""The one loop over optimiser steps: chunks of ``lax.scan``, a running average of the parameters, checkpoints."""
+"""Stochastic descent in chunks, with a running average of the parameters, logs, checkpoints and progress.
+
+The loop over the steps of a chunk is ``optimisation.follow_gradient``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 import optax
 
 from cryowgen_jax import io, platform
+from cryowgen_jax.optimisation import Iterate, follow_gradient
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
@@ -25,9 +29,10 @@ Gradient = Callable[[PRNGKey, PyTree, PyTree], tuple[PyTree, PyTree, Log]]
 
 
 class TrainingProgress(NamedTuple):
-    """What a progress callback is told after every chunk of iterations.
+    """What a progress callback gets after every chunk of iterations.
 
-    ``log`` has the chunk's means by name; ``average`` and ``state`` are those of :class:`Descent` so far, to validate.
+    ``log`` has the chunk's means by name. ``average`` and ``state`` are the present ones of :class:`Descent`, so that a
+    callback can validate them.
     """
 
     step: int
@@ -51,13 +56,6 @@ class Descent(NamedTuple):
     status: str
 
 
-class _Carry(NamedTuple):
-    parameters: PyTree
-    average: PyTree
-    optimizer: PyTree
-    state: PyTree
-
-
 def descend(
     key: PRNGKey,
     gradient: Gradient,
@@ -79,28 +77,39 @@ def descend(
         Iteration i uses ``fold_in(key, i)``, so that a resumed run is the uninterrupted one bit for bit.
     gradient
         (key, parameters, state) -> gradient of the parameters, state after it, logged scalars by name. A pytree
-        callable (``samplers.bind``) does not compile again for new arrays.
+        callable (``pytrees.bind``) is not compiled again for new arrays.
     parameters, state
-        Pytrees of arrays: what is optimised, and what a gradient hands on to the next.
+        Pytrees of arrays: what is optimised, and what one evaluation of the gradient hands on to the next.
     optimizer
         Optax transformation, Adam with a step of 1e-3 by default.
     num_iterations
         In total, those of a resumed checkpoint included.
     decay
-        Of the running average: a_i = d a_{i-1} + (1 - d) p_i with d = min(decay, i / (i + 9)), which forgets the start.
+        Of the running average: a_i = d a_{i-1} + (1 - d) p_i with d = min(decay, i / (i + 9)), so that the start has
+        little weight.
     chunk
         Iterations of one compiled call; after each the descent is checked, reported and saved.
     checkpoint
         Folder to save in and to resume from.
     progress
-        Told after every chunk.
+        Called after every chunk.
+
+    Returns
+    -------
+    Descent
+        ``average`` is usually better than ``parameters``.
+
+    Raises
+    ------
+    InputError
+        Where numbers do not fit, or the checkpoint is of another run.
     """
     if num_iterations < 0 or chunk < 1:
         raise InputError(f"num_iterations={num_iterations}, chunk={chunk}: give at least 0 and 1")
     optimizer = DEFAULT_OPTIMIZER if optimizer is None else optimizer
     started = saved = time.monotonic()
     gradient, parameters = as_pytree(gradient), jax.tree.map(jnp.asarray, parameters)
-    carry = _strongly_typed(_Carry(parameters, parameters, optimizer.init(parameters), state))
+    carry = _strongly_typed(Iterate(parameters, parameters, optimizer.init(parameters), state))
     done, log = 0, _empty_log(key, gradient, carry, num_iterations)
     if checkpoint is not None and (found := io.load_checkpoint(checkpoint, (carry, log))) is not None:
         done, (carry, log) = found
@@ -132,7 +141,7 @@ def descend(
 
 
 def require_batch(batch_size: int, number: int, of: str) -> None:
-    """Refuse a batch larger than what there is to take it from, or none."""
+    """Raise ``InputError`` for an empty batch, or one larger than the number of items."""
     if not 1 <= batch_size <= number:
         raise InputError(f"batch_size={batch_size}: give 1 to {number}, the number of {of}")
 
@@ -140,8 +149,8 @@ def require_batch(batch_size: int, number: int, of: str) -> None:
 def mean_slope(loss: Callable[..., tuple[Array, Log]], parameters: PyTree, items: PyTree) -> tuple[PyTree, Log]:
     """Means over the items (leading axis) of the gradient of ``loss(parameters, item)`` and of its log.
 
-    One by one where an item is large, so that one backward pass is in memory at a time; together where it is small, so
-    that weights get one gradient and not one for each.
+    Large items are taken one by one, so that one backward pass is in memory at a time. Small ones are taken together,
+    so that the gradient in the parameters is computed once and not once per item.
     """
 
     def mean(values: PyTree) -> PyTree:
@@ -163,11 +172,11 @@ def mean_slope(loss: Callable[..., tuple[Array, Log]], parameters: PyTree, items
 
 
 def _strongly_typed(tree: PyTree) -> PyTree:
-    """Without weak types, which a chunk's results no longer have, so that the next would be compiled anew."""
+    """Without weak types: a chunk's results have none, so that the second chunk would be compiled anew."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype) if hasattr(leaf, "dtype") else leaf, tree)
 
 
-def _empty_log(key: PRNGKey, gradient: Gradient, carry: _Carry, length: int) -> dict[str, np.ndarray]:
+def _empty_log(key: PRNGKey, gradient: Gradient, carry: Iterate, length: int) -> dict[str, np.ndarray]:
     *_, rows = jax.eval_shape(lambda c: gradient(key, c.parameters, c.state), carry)
     return {name: np.full(length, np.nan, np.float32) for name in rows}
 
@@ -182,16 +191,15 @@ def _first_broken(parameters: PyTree, rows: dict[str, np.ndarray]) -> int | None
 
 
 @functools.lru_cache(maxsize=32)
-def _chunk(optimizer: optax.GradientTransformation, length: int) -> Callable[..., tuple[_Carry, Log]]:
-    def run(key: PRNGKey, gradient: Gradient, decay: Array, carry: _Carry, start: Array) -> tuple[_Carry, Log]:
-        def one(carry: _Carry, i: Array) -> tuple[_Carry, Log]:
-            slope, state, log = gradient(jax.random.fold_in(key, i), carry.parameters, carry.state)
-            updates, optimizer_state = optimizer.update(slope, carry.optimizer, carry.parameters)
-            parameters = optax.apply_updates(carry.parameters, updates)
-            kept = jnp.minimum(decay, i / (i + 9.0))
-            average = optax.incremental_update(parameters, carry.average, 1.0 - kept)
-            return _Carry(parameters, average, optimizer_state, state), log
+def _chunk(optimizer: optax.GradientTransformation, length: int) -> Callable[..., tuple[Iterate, Log]]:
+    def run(key: PRNGKey, gradient: Gradient, decay: Array, start: Iterate, first: Array) -> tuple[Iterate, Log]:
+        def slope_at(i: Array, parameters: PyTree, state: PyTree) -> tuple[PyTree, PyTree, Log]:
+            return gradient(jax.random.fold_in(key, i), parameters, state)
 
-        return jax.lax.scan(one, carry, start + jnp.arange(length))
+        def averaged(i: Array, parameters: PyTree, average: PyTree) -> PyTree:
+            kept = jnp.minimum(decay, i / (i + 9.0))
+            return optax.incremental_update(parameters, average, 1.0 - kept)
+
+        return follow_gradient(slope_at, optimizer, start, first + jnp.arange(length), averaged)
 
     return platform.jit(run)

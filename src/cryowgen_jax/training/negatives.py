@@ -1,4 +1,4 @@
-"""Where the negatives of semi-dual training come from: posterior chains (CryoWGEN-II), weighted candidates (I)."""
+"""Negatives of semi-dual training: draws by posterior chains (CryoWGEN-II), or weighted candidates (CryoWGEN-I)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,17 @@ FIRST_STEP_SIZE, TARGET_ACCEPTANCE, ADAPTATION = 0.3, 0.75, 0.5  # of the kineti
 
 
 class Negatives(NamedTuple):
-    """Draws of one posterior, (K, ...), their weights (K,), and how good they are.
+    """Draws of one posterior.
 
-    Weights sum to 1, or to less where some draws are not ready to count. ``quality`` is the acceptance rate of chains,
-    the effective share of candidates, or how nearly a network's answers are maxima.
+    Attributes
+    ----------
+    samples
+        (K, ...).
+    weights
+        (K,). Their sum is 1, or less where some draws do not count yet.
+    quality
+        Acceptance rate of chains, effective sample size of candidates over their number, or how close a network's
+        answers are to maxima (1 at a maximum).
     """
 
     samples: Array
@@ -44,25 +51,25 @@ class Negatives(NamedTuple):
 
 
 class NegativeSampler(Protocol):
-    """Draws from posteriors that change little from call to call, with a state that it keeps between calls."""
+    """Draws from posteriors that change little from call to call, with a state that is kept between calls."""
 
     def start(self, key: PRNGKey, posteriors: Posteriors, observations: Array) -> PyTree:
-        """The state before training."""
+        """Return the state before training."""
         ...
 
     def draw(
         self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: PyTree
     ) -> tuple[Negatives, PyTree]:
-        """Negatives of ``observations[index]``, a leading axis for these, and the state after."""
+        """Return negatives of ``observations[index]``, with a leading axis for these, and the state after."""
         ...
 
     def complaints(self, quality: float, virial: float) -> Iterator[str]:
-        """What of the means over the end of a run looks like trouble, in words."""
+        """Say in words what is wrong, given the means of ``quality`` and ``virial`` over the end of a run."""
         ...
 
 
 class DatumSampler(abc.ABC):
-    """A sampler whose every datum has a state of its own."""
+    """A sampler with a separate state for every datum."""
 
     @abc.abstractmethod
     def start_one(self, key: PRNGKey, posterior: Posterior) -> PyTree:
@@ -73,7 +80,7 @@ class DatumSampler(abc.ABC):
         """Negatives of one datum, and its state after."""
 
     def start(self, key: PRNGKey, posteriors: Posteriors, observations: Array) -> PyTree:
-        """The states of all data, leading axis the data's."""
+        """The states of all data, with a leading axis for these."""
 
         def one(item: tuple[PRNGKey, Array]) -> PyTree:
             return self.start_one(item[0], posteriors(item[1]))
@@ -83,7 +90,7 @@ class DatumSampler(abc.ABC):
     def draw(
         self, key: PRNGKey, posteriors: Posteriors, observations: Array, index: Array, state: PyTree
     ) -> tuple[Negatives, PyTree]:
-        """Negatives of the data at ``index``, whose states alone change."""
+        """Negatives of the data at ``index``; only their states change."""
 
         def one(item: tuple[PRNGKey, Array, PyTree]) -> tuple[Negatives, PyTree]:
             key, observation, own = item
@@ -96,7 +103,7 @@ class DatumSampler(abc.ABC):
 
 
 class LangevinState(NamedTuple):
-    """Where the chains of one datum are, (K, ...), visits since each began, (K,), and their step size."""
+    """The chains of one datum: positions (K, ...), visits since each was started (K,), and their step size."""
 
     positions: Array
     visits: Array
@@ -105,22 +112,22 @@ class LangevinState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LangevinNegatives(DatumSampler):
-    """CryoWGEN-II: chains that persist for every datum, so that few steps per iteration do.
+    """CryoWGEN-II: chains that persist for every datum, so that few steps per iteration suffice.
 
     Parameters
     ----------
     sampler
-        "kinetic" has a Metropolis test, so that its negatives are right at any step, and follows the witness with its
-        step size. Others as in ``cg.sample``, with steps from the witness's curvature bound: "stochastic" for random
-        witnesses, "kinetic_unadjusted" for large volumes.
+        "kinetic" has a Metropolis test, so that its law is the posterior at any step size, and adapts the step size to
+        the witness. Others as in ``cg.sample``, whose step sizes come from the witness's curvature bounds: "stochastic"
+        for random witnesses, "kinetic_unadjusted" for large volumes.
     num_steps
         Steps per iteration.
     num_chains
         Chains per datum.
     restart
-        Probability that a chain starts anew, from the Gaussian part, when its datum is visited.
+        Probability that a chain is started again, from the Gaussian part, when its datum is visited.
     visits_to_settle
-        A chain that has started anew counts for nothing until its datum has been visited as often as this.
+        A chain that was started again has weight 0 until its datum has been visited as often as this.
     """
 
     sampler: str = "kinetic"
@@ -130,7 +137,7 @@ class LangevinNegatives(DatumSampler):
     visits_to_settle: int = 4
 
     def start_one(self, key: PRNGKey, posterior: Posterior) -> LangevinState:
-        """Positions from the Gaussian part, all of which count, or there would be none at first."""
+        """Positions from the Gaussian part. They count at once, or there would be no negatives at first."""
         positions = jax.vmap(drawable_part(posterior).draw)(jax.random.split(key, self.num_chains))
         return LangevinState(positions, jnp.full(self.num_chains, self.visits_to_settle), jnp.float32(FIRST_STEP_SIZE))
 
@@ -157,7 +164,7 @@ class LangevinNegatives(DatumSampler):
         return Negatives(positions, counts, result.acceptance), LangevinState(positions, visits, step_size)
 
     def complaints(self, quality: float, virial: float) -> Iterator[str]:
-        """Where few steps are accepted, or the chains are off."""
+        """Complaints where few steps are accepted, or the chains do not follow their posteriors."""
         if quality < LOW_ACCEPTANCE:
             yield f"The chains accept {quality:.2f} of their steps: bound the witness's curvature."
         yield from _off(virial)
@@ -172,22 +179,22 @@ class LangevinNegatives(DatumSampler):
 
 @dataclasses.dataclass(frozen=True)
 class MonteCarloNegatives(DatumSampler):
-    """CryoWGEN-I: candidates weighted by the Boltzmann factor, drawn anew in every iteration; no state.
+    """CryoWGEN-I: new candidates in every iteration, weighted by the Boltzmann factor; no state.
 
     Parameters
     ----------
     num_candidates
         K, per datum and iteration.
     reference
-        "gaussian" or "conditional_prior", as in ``cg.importance_sample``; or (key, center) -> z, a draw of kappa itself
-        where that is no Gaussian, such as a finite library of volumes.
+        "gaussian" or "conditional_prior", as in ``cg.importance_sample``; or (key, center) -> z, a draw of kappa where
+        that is not Gaussian, such as a finite library of volumes.
     """
 
     num_candidates: int = 64
     reference: Literal["gaussian", "conditional_prior"] | Callable[[PRNGKey, Array], Array] = "gaussian"
 
     def start_one(self, key: PRNGKey, posterior: Posterior) -> tuple[()]:
-        """Nothing."""
+        """The empty state."""
         del key, posterior
         return ()
 
@@ -206,7 +213,7 @@ class MonteCarloNegatives(DatumSampler):
         return Negatives(family.samples, weights, family.ess / self.num_candidates), state
 
     def complaints(self, quality: float, virial: float) -> Iterator[str]:
-        """Where the weights rest on few candidates."""
+        """Complaints where few candidates have most of the weight, or the negatives do not follow their posteriors."""
         if quality < LOW_SHARE:
             yield f"The weights rest on {100 * quality:.1f} % of the candidates: use LangevinNegatives."
         yield from _off(virial)

@@ -2,12 +2,14 @@ r"""Semi-dual training of the witness (EVIA; CryoWGEN-I and II at open-cryo.org)
 
 .. math:: \max_w \min_{A, \bar z, \lambda, \beta}\; J = E_{z \sim P_Z}[w(z)] + E_x[\Psi(x)] ,
 
-with Psi normalised. By :math:`\nabla \Psi = -E_\rho[\nabla F]` the gradients are
+where P_Z is the law of clean volumes and Psi is normalised. Since :math:`\nabla \Psi = -E_\rho[\nabla F]`, the
+gradient in the weights of w is
 
-.. math:: \nabla_w J = E_{P_Z}[\nabla_w w] - E_x E_{\rho(\cdot | x)}[\nabla_w w]
+.. math:: \nabla J = E_{z \sim P_Z}[\nabla w(z)] - E_x E_{z \sim \rho(\cdot | x)}[\nabla w(z)] ,
 
-(positives: clean samples; negatives: posterior draws), and for everything else that of Psi alone, which is followed
-downhill. At the optimum in w the draws of all posteriors together are distributed like the clean samples.
+which is followed uphill, with clean samples as positives and posterior draws as negatives. The gradient in all other
+parts is that of Psi alone, which is followed downhill. At the optimum in w the draws of all posteriors together are
+distributed like the clean samples.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import optax
 from cryowgen_jax import platform
 from cryowgen_jax.potentials import Posterior, surrogate
 from cryowgen_jax.pytrees import as_pytree
-from cryowgen_jax.training.clean_samples import Positives, drawer
+from cryowgen_jax.training.clean_samples import CleanSamples, drawer
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend, require_batch
 from cryowgen_jax.training.negatives import LangevinNegatives, Negatives, NegativeSampler
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
@@ -33,11 +35,13 @@ from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 PARTS = ("witness", "decoder", "center", "log_data_weight", "log_prior_precision")
 RUNAWAY = 5.0  # times the witness gap of the second fifth of the run
 
+WitnessValue = Callable[[Callable[[Array], Array], Array], Array]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What the posteriors of all observations share; a pytree whose parts may be learned.
+    """What the posteriors of all observations have in common; a pytree whose parts may be learned.
 
     Parameters
     ----------
@@ -46,7 +50,7 @@ class Model:
     center
         Observation -> z-bar, a pytree callable.
     log_data_weight, log_prior_precision
-        Logarithms of lambda and beta.
+        Logarithms of lambda and beta, so that both stay positive.
     """
 
     witness: Callable[[Array], Array]
@@ -63,12 +67,24 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    r"""A trained model: after the last iteration, and its running average, which is the one to use.
+    r"""A trained model.
 
-    ``log`` has per iteration: ``gap`` = mean w of the positives less that of the negatives (near 0 at the optimum),
-    ``slope`` = mean \|grad w\| at the negatives, ``quality`` (see ``Negatives``), ``virial`` =
-    E[(z - zbar) . grad F] / D + 1, which is 0 where the negatives follow their posteriors. ``state`` is that of the
-    negatives; ``warnings`` says in words what looks like trouble; ``status`` is "ok", or where training stopped.
+    Attributes
+    ----------
+    model
+        After the last iteration.
+    average
+        Its running average, which is the one to use.
+    log
+        By name one value per iteration: ``gap``, mean w of the positives minus that of the negatives, near 0 at the
+        optimum; ``slope``, mean \|grad w\| at the negatives; ``quality``, see ``Negatives``; ``virial``,
+        E[(z - zbar) . grad F] / D + 1, which is 0 where the negatives follow their posteriors.
+    state
+        Of the negatives.
+    warnings
+        Sentences about what looks like trouble.
+    status
+        "ok", or at which iteration training stopped and why.
     """
 
     model: Model
@@ -84,22 +100,33 @@ def objective(
     positives: Array,
     observations: Array,
     negatives: Negatives,
-    score: Callable[[Callable[[Array], Array], Array], Array] | None = None,
+    witness_value: WitnessValue | None = None,
 ) -> Array:
-    """J with positives (P, ...) and negatives (B, K, ...) held fixed: its gradient in the model estimates that of J.
+    """A scalar whose gradient in the model estimates that of J; its value is not J (see ``surrogate``).
 
-    Its value is not J (see ``surrogate``). ``score``: (witness, positive) -> what the witness pays for it; w(z) itself
-    by default.
+    Parameters
+    ----------
+    model
+        What is differentiated.
+    positives
+        (P, ...), held fixed.
+    observations
+        (B, ...).
+    negatives
+        Draws of the posteriors of these observations, (B, K, ...), held fixed.
+    witness_value
+        (witness, positive) -> the value that stands for w(z) in the first term of J, where positives are not volumes:
+        ``lambda w, y: w.witness(y)`` for observations and a ``RotatedWitness``. By default w(z).
     """
-    pay = _value if score is None else score
-    clean = platform.map_items(lambda z: pay(model.witness, z), positives)
+    value = _value if witness_value is None else witness_value
+    clean = platform.map_items(lambda z: value(model.witness, z), positives)
 
     def potential(item: tuple[Array, Array, Array]) -> Array:
         observation, samples, weights = item
         return surrogate(model.posterior(observation), samples, weights, normalised=True)
 
     shares = _shares(negatives)
-    weights = jnp.where(shares[:, None] > 0, negatives.weights, 1.0)  # of what does not count any will do
+    weights = jnp.where(shares[:, None] > 0, negatives.weights, 1.0)  # not 0, by whose sum surrogate would divide
     return jnp.mean(clean) + shares @ platform.map_items(potential, (observations, negatives.samples, weights))
 
 
@@ -107,7 +134,7 @@ def train(
     key: PRNGKey,
     model: Model,
     observations: Array,
-    positives: Positives,
+    positives: CleanSamples,
     *,
     learn: Sequence[str] = ("witness",),
     negatives: NegativeSampler | None = None,
@@ -117,7 +144,7 @@ def train(
     num_positives: int | None = None,
     jitter: float = 0.0,
     energy_penalty: float = 0.0,
-    score: Callable[[Callable[[Array], Array], Array], Array] | None = None,
+    witness_value: WitnessValue | None = None,
     decay: float = 0.99,
     checkpoint: str | pathlib.Path | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
@@ -127,36 +154,44 @@ def train(
     Parameters
     ----------
     key
-        Iteration i depends on ``fold_in(key, i)`` and on what came before it.
+        Iteration i depends on ``fold_in(key, i)`` and on the iterations before it.
     model
         Where to start. Parts that are not learned stay as they are.
     observations
         (N, ...), of which ``batch_size`` are taken per iteration, without replacement.
     positives
-        Clean samples: an array (M, ...) to draw from, or key -> one draw (with random poses, say). For witnesses with
-        a ``score`` of their own, what that takes.
+        Clean samples: an array (M, ...) to draw from, or key -> one draw, for example in a random pose. With a
+        ``witness_value``, whatever that takes.
     learn
-        Of "witness", "decoder", "center", "log_data_weight", "log_prior_precision"; or fields of these, such as
-        "witness.witness" for D of a ``RotatedWitness`` without its mask and rotations.
+        One or more of "witness", "decoder", "center", "log_data_weight", "log_prior_precision", or fields of these,
+        such as "witness.witness" for D of a ``RotatedWitness`` without its mask and rotations.
     negatives
         ``LangevinNegatives()`` by default (CryoWGEN-II); ``MonteCarloNegatives`` for CryoWGEN-I, and
         ``AmortisedNegatives``, a network, for CryoGEN-I and II.
     optimizer
-        Optax transformation, Adam with a step of 1e-3 by default. The same object again does not compile again.
+        Optax transformation, Adam with a step of 1e-3 by default. A second run with the same object is not compiled
+        again.
     num_iterations
         Steps of the optimiser.
+    batch_size
+        Observations per iteration.
     num_positives
         Positives per iteration; ``batch_size`` by default.
     jitter
-        Standard deviation of noise on the positives: at least that of the noise of one sampler step keeps the witness
-        from growing infinitely narrow modes.
+        Standard deviation of noise that is added to the positives. With at least the standard deviation of the noise of
+        one sampler step the modes of the witness do not become infinitely narrow.
     energy_penalty
-        Subtracts this times (E w(z+)^2 + E w(z-)^2).
-    score
+        This times (E w(z+)^2 + E w(z-)^2), over positives z+ and negatives z-, is subtracted from J.
+    witness_value
         As in :func:`objective`.
     decay, checkpoint, progress
-        As in :func:`~cryowgen_jax.training.descent.descend`. A run resumed from its checkpoint is the uninterrupted one
-        bit for bit.
+        As in :func:`~cryowgen_jax.training.descent.descend`. A run that is resumed from its checkpoint gives the same
+        result bit for bit as an uninterrupted one.
+
+    Returns
+    -------
+    Training
+        The model, its running average, logs, and warnings.
 
     Raises
     ------
@@ -165,8 +200,9 @@ def train(
 
     Notes
     -----
-    The witness is known up to a constant, and so is J. Stabilisers and their origin: persistent chains and jitter from
-    energy-guided entropic OT (arXiv 2304.06094), the penalty from JEM, the average from VarEOT (arXiv 2602.02241).
+    J does not change when a constant is added to the witness, so that constant is not learned. Persistent chains and
+    jitter are from energy-guided entropic OT (arXiv 2304.06094), the penalty from JEM, the running average from VarEOT
+    (arXiv 2602.02241).
     """
     if not learn or any(name.partition(".")[0] not in PARTS for name in learn):
         raise InputError(f"learn={tuple(learn)}: give one or more of {', '.join(PARTS)}, or fields of them")
@@ -183,7 +219,7 @@ def train(
         negatives,
         batch_size,
         num_positives or batch_size,
-        score,
+        witness_value,
         energy_penalty,
     )
     found = descend(
@@ -208,7 +244,7 @@ def train(
 
 
 def trouble(found: Descent, negatives: NegativeSampler) -> tuple[str, ...]:
-    """What in the log looks like divergence, in words."""
+    """Sentences about what in the log looks like divergence."""
     words = [] if found.status == "ok" else [f"Training {found.status}."]
     log, length = found.log, len(next(iter(found.log.values())))
     if length < 20:
@@ -237,7 +273,7 @@ class _Step:
     negatives: NegativeSampler = dataclasses.field(metadata={"static": True})
     batch_size: int = dataclasses.field(metadata={"static": True})
     num_positives: int = dataclasses.field(metadata={"static": True})
-    score: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
+    witness_value: WitnessValue | None = dataclasses.field(metadata={"static": True})
     energy_penalty: float = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key: PRNGKey, parameters: dict[str, PyTree], state: PyTree) -> tuple[PyTree, PyTree, Log]:
@@ -253,12 +289,12 @@ class _Step:
 
         def value(parameters: dict[str, PyTree]) -> Array:
             model = _with_parts(self.model, parameters)
-            gain = objective(model, positives, observations, negatives, self.score)
+            gain = objective(model, positives, observations, negatives, self.witness_value)
             if not self.energy_penalty:
                 return gain
-            squares = jnp.mean(self._paid(model.witness, positives) ** 2)
+            squares = jnp.mean(self._values(model.witness, positives) ** 2)
             squares = squares + _mean(lambda z: model.witness(z) ** 2, negatives)
-            return gain - self.energy_penalty * squares  # knows nothing of the parts that go downhill
+            return gain - self.energy_penalty * squares  # depends on the witness alone, so its sign fits
 
         slope = jax.grad(value)(parameters)
         for name in slope:
@@ -266,9 +302,9 @@ class _Step:
                 slope[name] = jax.tree.map(jnp.negative, slope[name])
         return slope, state, self._log(model, observations, positives, negatives)
 
-    def _paid(self, witness: Callable[[Array], Array], positives: Array) -> Array:
-        pay = _value if self.score is None else self.score
-        return platform.map_items(lambda z: pay(witness, z), positives)
+    def _values(self, witness: Callable[[Array], Array], positives: Array) -> Array:
+        value = _value if self.witness_value is None else self.witness_value
+        return platform.map_items(lambda z: value(witness, z), positives)
 
     def _log(self, model: Model, observations: Array, positives: Array, negatives: Negatives) -> Log:
         def look(item: tuple[Array, Array, Array]) -> tuple[Array, ...]:
@@ -285,7 +321,7 @@ class _Step:
 
         sums = platform.map_items(look, (observations, negatives.samples, negatives.weights))
         value, slope, virial = (jnp.sum(column) / _count(negatives) for column in sums)
-        gap = jnp.mean(self._paid(model.witness, positives)) - value
+        gap = jnp.mean(self._values(model.witness, positives)) - value
         return {"gap": gap, "slope": slope, "quality": jnp.mean(negatives.quality), "virial": virial}
 
 
@@ -314,7 +350,7 @@ def _value(witness: Callable[[Array], Array], position: Array) -> Array:
 
 
 def _shares(negatives: Negatives) -> Array:
-    """What the draws of each datum count for, (B,), summing to 1; all the same where none counts."""
+    """The share of each datum in the negatives, (B,), sum 1: 0 where its draws do not count yet; equal if none does."""
     counts = jnp.sum(negatives.weights, axis=1)
     counts = jnp.where(jnp.sum(counts) > 0, counts, 1.0)
     return counts / jnp.sum(counts)

@@ -1,4 +1,4 @@
-"""Examples to learn a conditional prior from: known volumes, turned, textured, and seen in many ways."""
+"""Examples to learn a conditional prior from: known volumes, rotated, textured, and observed in many ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTURE_WIDTHS = (0.7, 2.5)  # voxels
 BLURS = (0.0, 1.2)  # voxels
 NOISE_LEVELS = (2e-3, 60.0)  # variance of the noise over that of the truth
 HIGHEST_TILTS = (38.0, 72.0)  # degrees
-LEVELS_ABOUT, TILTS_ABOUT = 2.0, 4.0  # of volumes with a sighting: largest factor of the noise, degrees off
+LEVELS_ABOUT, TILTS_ABOUT = 2.0, 4.0  # with a sighting: largest factor of the noise, largest shift of tilts in degrees
 HIGHEST_FREQUENCY = 0.87  # cycles per voxel, at the corner of Fourier space
 _LEAST_TEXTURE = 1e-4  # of one unit squared: a box may be empty
 
@@ -26,10 +26,15 @@ _LEAST_TEXTURE = 1e-4  # of one unit squared: a box may be empty
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sighting:
-    """How volumes were seen, and so how examples made of them should be.
+    """How volumes were observed, so that examples made of them are observed in a similar way.
 
-    ``noise`` (M, K): power of the noise that each had, in its units squared, at K frequencies from 0 to
-    ``HIGHEST_FREQUENCY``, evenly spaced; ``tilt_range`` (2,) in degrees, of all.
+    Attributes
+    ----------
+    noise
+        (M, K): power of the noise of each volume, in its units squared, at K evenly spaced frequencies from 0 to
+        ``HIGHEST_FREQUENCY``.
+    tilt_range
+        (2,), of all volumes, in degrees.
     """
 
     noise: Array
@@ -39,13 +44,14 @@ class Sighting:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Specimens:
-    """Key -> one example: a box of one of the volumes in one of 24 orientations, texture, blur, noise and tilt range.
+    """Key -> one example: a box of one volume in one of 24 orientations, with random texture, blur, noise and tilts.
 
-    Texture is a smooth Gaussian field that no one could guess; noise is white, or coloured like blurred specimens. All
-    choices are uniform between the bounds above, the noise level in its logarithm; a fifth have no texture.
+    Texture is a smooth Gaussian field, which cannot be predicted. Noise is white, coloured, or blurred like the
+    specimen. All choices are uniform between the bounds of this file, the noise level in its logarithm. A fifth of the
+    examples has no texture.
 
-    Volumes with a ``sighting`` keep texture and sharpness as they are, and get noise and tilts near their own; half of
-    the time tilts are reversed, as half a turn about the beam reverses them.
+    Volumes with a ``sighting`` keep their own texture and sharpness, and get noise and tilts near their own. In half of
+    the examples the tilt range is reversed, as a half turn about the beam reverses it.
 
     Parameters
     ----------
@@ -54,7 +60,7 @@ class Specimens:
     box
         (Z, Y, X) of an example, no larger than n.
     sighting
-        How the volumes were seen; None for volumes that are to be seen in all ways.
+        How the volumes were observed; None for examples that are to be observed in many ways.
     """
 
     volumes: Array
@@ -103,7 +109,7 @@ class Specimens:
 
 
 def textured(key: PRNGKey, volume: Array, share: Array | float, width: Array | float) -> Array:
-    """A volume and a smooth Gaussian field of this width in voxels, which gets this share of the variance of both."""
+    """The volume plus a smooth Gaussian field of this width in voxels, which has this share of the total variance."""
     field = fourier.filter_volume(jax.random.normal(key, volume.shape), _gaussian(volume.shape, width))
     return volume + field * jnp.sqrt((share / (1 - share) * jnp.var(volume) + _LEAST_TEXTURE) / jnp.var(field))
 
