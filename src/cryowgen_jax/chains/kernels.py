@@ -283,13 +283,13 @@ def _kinetic_unadjusted_builder(
 
 
 def _adjusted_builder(witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, step_size: Array) -> Any:
-    return samplers.pcnl(witness, gaussian, 1.0 - step_size, adjusted=True)
+    return samplers.pcnl(witness, gaussian, step_size, adjusted=True)
 
 
 def _unadjusted_builder(
     witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, step_size: Array
 ) -> Any:
-    return samplers.pcnl(witness, gaussian, 1.0 - step_size, adjusted=False)
+    return samplers.pcnl(witness, gaussian, step_size, adjusted=False)
 
 
 def _mala_builder(log_density: LogDensityFn, step_size: Array) -> Any:
@@ -299,7 +299,7 @@ def _mala_builder(log_density: LogDensityFn, step_size: Array) -> Any:
 
 
 def _stochastic_builder(witness: Stochastic, gaussian: potentials.FourierGaussian, step_size: Array) -> Any:
-    return samplers.stochastic(witness, gaussian, 1.0 - step_size)
+    return samplers.stochastic(witness, gaussian, step_size)
 
 
 def _tempered_builder(

@@ -44,7 +44,7 @@ class ChainResult:
     acceptance
         Mean acceptance rate after warm-up; 1 for kernels that reject nothing.
     step_size
-        After adaptation: eta of the Euler schemes, 1 - a of pcnl; nan for an algorithm that brought its own.
+        After adaptation; nan for an algorithm that brought its own.
     num_gradients
         Gradients of the witness (or log-density), all chains, warm-up included.
     energy_error
