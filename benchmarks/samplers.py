@@ -44,7 +44,8 @@ import timing
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform, potentials, samplers
-from cryowgen_jax.chains import diagnostics, kernels
+from cryowgen_jax.chains import diagnostics
+from cryowgen_jax.chains.assembly import Assembly, assemble
 from cryowgen_jax.chains.summaries import ShellProbe
 from cryowgen_jax.spatial import fourier
 
@@ -96,9 +97,9 @@ class Row(NamedTuple):
         return 1e3 * self.per_gradient / self.milliseconds
 
 
-def make_target(witness: str, size: int, ratio: float) -> tuple[peers.Target, kernels.Assembly]:
+def make_target(witness: str, size: int, ratio: float) -> tuple[peers.Target, Assembly]:
     posterior = targets.posterior(targets.smooth_witness(witness), size, ratio)
-    assembly = kernels.assemble(jax.random.key(0), posterior, "kinetic", None)
+    assembly = assemble(jax.random.key(0), posterior, "kinetic", None)
     _, high = posterior.witness.curvature_bounds()
     stiffest = posterior.data_weight + posterior.prior_precision + high
     return peers.Target(posterior, assembly.probe, stiffest), assembly

@@ -16,7 +16,8 @@ from jax import lax
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform
-from cryowgen_jax.chains import kernels, run
+from cryowgen_jax.chains import run
+from cryowgen_jax.chains.assembly import assemble
 from cryowgen_jax.chains.book import Chunk
 from cryowgen_jax.models import ConvWitness, convolve3, from_nnx
 from cryowgen_jax.models.convolution import halve
@@ -113,7 +114,7 @@ def driver(posterior: cg.Posterior, key: jax.Array, start: jax.Array, steps: int
     Timed from the report after a first, short chunk to the one after the chunk of ``steps`` steps, so that what a run
     does once is left out, and all that the host does per chunk is in.
     """
-    assembly = kernels.assemble(jax.random.key(0), posterior, "langevin", None)
+    assembly = assemble(jax.random.key(0), posterior, "langevin", None)
     chunks = [Chunk("sampling", 1, 1, STRIDE), Chunk("sampling", steps // STRIDE, 1, STRIDE)]
 
     def measure() -> timing.Seconds:

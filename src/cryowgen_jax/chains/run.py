@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from cryowgen_jax.chains import parallel, streaming
 from cryowgen_jax.chains.book import SETTLING, TUNING, WARMUP, Book, Chain, Chunk, Progress, Run
+from cryowgen_jax.chains.kernel import Kernel
 from cryowgen_jax.types import Array, PRNGKey, PyTree
 
 START_STEP = 2**31 - 1  # the key of a chain's start; steps count from 0
@@ -24,62 +25,6 @@ class Phase(NamedTuple):
 
     ramp: Array
     tuning: Array
-
-
-class Move(NamedTuple):
-    """What a kernel does with a step size, and what its states say; pytree callables.
-
-    ``build``: step size -> BlackJAX SamplingAlgorithm, or (step size, power) where the kernel ramps. ``score``: state
-    -> gradient of the log-density there, as an array of the position's shape or as its half spectrum; None where
-    states do not hold it.
-    """
-
-    build: Callable[..., Any]
-    score: Callable[[PyTree], Array] | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A Markov kernel that warm-up may adapt; a pytree.
-
-    Parameters
-    ----------
-    move
-        What it does.
-    step_size
-        Where adaptation starts, or the value to keep.
-    quality
-        info -> number in [0, 1] that falls with the step size, for adaptation to steer; None takes the acceptance.
-    observe, refit
-        state -> arrays, averaged over the middle of warm-up and over chains; averages -> the ``Move`` to go on with.
-        None where there is nothing to learn.
-    name
-        What the result calls it.
-    target
-        Mean quality that warm-up steers to by dual averaging; None keeps ``step_size``.
-    max_step_size
-        Largest step size that makes sense.
-    gradients_per_step
-        Gradients of the witness or log-density that one step takes.
-    ramps
-        Whether the first part of warm-up raises the power t of rho_t ~ exp(t w) N(mu, C) from 0 to 1.
-    """
-
-    move: Move
-    step_size: Array
-    quality: Callable[[Any], Array] | None = None
-    observe: Callable[[PyTree], PyTree] | None = None
-    refit: Callable[[PyTree], Move] | None = None
-    name: str = dataclasses.field(default="", metadata={"static": True})
-    target: float | None = dataclasses.field(default=None, metadata={"static": True})
-    max_step_size: float = dataclasses.field(default=float("inf"), metadata={"static": True})
-    gradients_per_step: int = dataclasses.field(default=1, metadata={"static": True})
-    ramps: bool = dataclasses.field(default=False, metadata={"static": True})
-
-    def algorithm(self, step_size: Array, power: Array | float = 1.0) -> Any:
-        """The kernel at this step size and power."""
-        return self.move.build(step_size, power) if self.ramps else self.move.build(step_size)
 
 
 def run(

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.chains import diagnostics, parallel, streaming
+from cryowgen_jax.chains.assembly import assemble, require_start
 from cryowgen_jax.chains.book import Progress, plan
-from cryowgen_jax.chains.kernels import assemble, require_start
 from cryowgen_jax.chains.run import START_STEP, run
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey

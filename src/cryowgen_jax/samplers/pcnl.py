@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.pytrees import bind
-from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm, value_and_spectral_gradient
+from cryowgen_jax.samplers.interface import GaussianPart, Recipe, Witness, algorithm, score, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 
@@ -68,6 +69,11 @@ def build(
     return algorithm(bind(init, witness, gaussian), bind(function, witness, gaussian, step_size))
 
 
+def first_step(gap: Array) -> Array:
+    """A step that is stable and well accepted where w has curvature at most gap / C."""
+    return jnp.minimum(0.5, 0.3 / (1.0 + gap))
+
+
 def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRNGKey | None = None) -> PcnlState:
     """Start a chain; ``rng_key`` is not used."""
     del rng_key
@@ -122,3 +128,7 @@ def _log_acceptance(gaussian: GaussianPart, step_size: Array, old: PcnlState, ne
     terms = fourier.real_product(g_new, u - a * v) - fourier.real_product(g_old, v - a * u)
     terms = terms - 0.5 * (1 - a) / gaussian.precision * fourier.real_product(g_new - g_old, g_new + g_old)
     return new.witness - old.witness + jnp.sum(terms / (1 + a) * fourier.multiplicity(old.position.shape))
+
+
+PCNL = Recipe(build, first_step, target=0.7, max_step_size=1.0, score=score)
+PCNL_UNADJUSTED = Recipe(functools.partial(build, adjusted=False), first_step, score=score)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.pytrees import as_pytree, bind
-from cryowgen_jax.samplers.interface import GaussianPart, algorithm, value_and_spectral_gradient
+from cryowgen_jax.samplers.interface import GaussianPart, Recipe, algorithm, score, value_and_spectral_gradient
+from cryowgen_jax.samplers.pcnl import first_step
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey, Stochastic
 
@@ -170,3 +171,6 @@ def _draw(witness: Stochastic, gaussian: GaussianPart, key: PRNGKey, state: Stoc
     estimate = 0.25 * fourier.real_product(one - two, one - two)
     variance = state.gradient_variance + (estimate - state.gradient_variance) / draws
     return state._replace(gradient=0.5 * (one + two), gradient_variance=variance, draws=draws)
+
+
+STOCHASTIC = Recipe(build, first_step, score=score)
