@@ -123,7 +123,7 @@ def driver(posterior: cg.Posterior, key: jax.Array, start: jax.Array, steps: int
             key,
             assembly.kernel,
             start,
-            assembly.probe,
+            assembly.summary,
             chunks,
             devices=jax.local_devices()[:1],
             progress=lambda _: reports.append(timing.now()),

@@ -11,7 +11,7 @@ import numpy as np
 from cryowgen_jax import potentials, samplers
 from cryowgen_jax.chains.kernel import Kernel, Move
 from cryowgen_jax.chains.sampler_table import POSTERIOR, SAMPLERS, Target
-from cryowgen_jax.chains.summaries import CoordinateProbe, ShellProbe, coordinate_probe, shell_probe
+from cryowgen_jax.chains.summaries import CoordinateSummary, ShellSummary, coordinate_summary, shell_summary
 from cryowgen_jax.potentials import FourierGaussian, Posterior
 from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Array, FourierDiagonal, LogDensityFn, PRNGKey
@@ -21,16 +21,28 @@ _NO_START = "init=None: a log-density does not say where to start; give init, on
 
 
 class Assembly(NamedTuple):
-    """A kernel, key -> start position (None: the caller gives one), the probe of its positions, and why this kernel."""
+    """A kernel, where its chains start, and what is recorded of them.
+
+    Attributes
+    ----------
+    kernel
+        With its first step size.
+    start
+        Key -> start position; None where the caller has to give one.
+    summary
+        Position and score -> numbers to record.
+    reason
+        Why this kernel.
+    """
 
     kernel: Kernel
     start: Callable[[Array], Array] | None
-    probe: ShellProbe | CoordinateProbe
+    summary: ShellSummary | CoordinateSummary
     reason: str
 
 
 def assemble(key: PRNGKey, target: Posterior | LogDensityFn, sampler: Any, example: Array | None) -> Assembly:
-    """Choose kernel, start and probe.
+    """Choose kernel, start and summary.
 
     Parameters
     ----------
@@ -52,9 +64,9 @@ def assemble(key: PRNGKey, target: Posterior | LogDensityFn, sampler: Any, examp
     """
     known = _known(key, target)
     start = None if known.gaussian is None else as_pytree(known.gaussian.draw)
-    probe = _probe(known, example)
+    summary = _summary(known, example)
     if not isinstance(sampler, str):
-        return Assembly(_ready_made(sampler), start, probe, "given")
+        return Assembly(_ready_made(sampler), start, summary, "given")
     reason = "asked for by name"
     if sampler == AUTO:
         sampler, reason = _choose(known)
@@ -63,7 +75,7 @@ def assemble(key: PRNGKey, target: Posterior | LogDensityFn, sampler: Any, examp
     row = SAMPLERS[sampler]
     row.require(known)
     exact = known.gaussian is not None and known.witness is None and POSTERIOR in row.needs
-    return Assembly(_exact_draws(known.gaussian) if exact else row.kernel(known), start, probe, reason)
+    return Assembly(_exact_draws(known.gaussian) if exact else row.kernel(known), start, summary, reason)
 
 
 def require_start(assembly: Assembly) -> Callable[[Array], Array]:
@@ -128,12 +140,12 @@ def _names() -> str:
     return ", ".join((AUTO, *SAMPLERS))
 
 
-def _probe(target: Target, example: Array | None) -> ShellProbe | CoordinateProbe:
+def _summary(target: Target, example: Array | None) -> ShellSummary | CoordinateSummary:
     if target.gaussian is None:
-        return coordinate_probe(_require_example(example).shape)
+        return coordinate_summary(_require_example(example).shape)
     if target.is_diagonal and len(target.gaussian.shape) == 3:
-        return shell_probe(target.gaussian.mean_spectrum, target.given.decoder.transfer, target.gaussian.shape)
-    return coordinate_probe(target.gaussian.shape)
+        return shell_summary(target.gaussian.mean_spectrum, target.given.decoder.transfer, target.gaussian.shape)
+    return coordinate_summary(target.gaussian.shape)
 
 
 def _require_example(example: Array | None) -> Array:

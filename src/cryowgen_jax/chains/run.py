@@ -37,7 +37,7 @@ class Shared(NamedTuple):
     """What all chains of a chunk have in common."""
 
     kernel: Kernel
-    probe: Callable[..., Array]
+    summary: Callable[..., Array]
     phase: Phase
 
 
@@ -45,7 +45,7 @@ def run(
     key: PRNGKey,
     kernel: Kernel,
     positions: Array,
-    probe: Callable[..., Array],
+    summary: Callable[..., Array],
     chunks: Sequence[Chunk],
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -65,7 +65,7 @@ def run(
         Key, and the kernel with its first step size.
     positions
         Starts, (num_chains, ...).
-    probe
+    summary
         (position, its score or None where the kernel has none) -> summaries to record.
     chunks
         As :func:`schedule.plan` makes them.
@@ -90,7 +90,7 @@ def run(
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(positions.shape[0]))
     chains = mapped(_start)(kernel, (keys, positions))
-    num_summaries = jax.eval_shape(_summaries, kernel, probe, jax.tree.map(lambda x: x[0], chains.state)).shape[0]
+    num_summaries = jax.eval_shape(_summaries, kernel, summary, jax.tree.map(lambda x: x[0], chains.state)).shape[0]
     checkpoints = Checkpoints(checkpoint, chunks, num_summaries)
     record = checkpoints.load(RunRecord(chains))
     if record.has_refitted:
@@ -108,7 +108,7 @@ def run(
                 chains = _pool_step_size(chains, kernel.max_step_size)
             phase = Phase(ramp=jnp.float32(chunk.ramp), tuning=jnp.float32(chunk.phase == TUNING))
             alike = chunk._replace(phase=SETTLING, ramp=0) if chunk.phase in WARMUP else chunk
-            record = record.after(chunk, mapped(_advance, alike, target)(Shared(kernel, probe, phase), chains))
+            record = record.after(chunk, mapped(_advance, alike, target)(Shared(kernel, summary, phase), chains))
             if record.status != OK:
                 break
             checkpoints.save(record, force=False)
@@ -165,7 +165,7 @@ def _advance(chunk: Chunk, target: float | None, shared: Shared, chain: Chain) -
 
     def record(chain: Chain, _: None) -> tuple[Chain, Array]:
         chain, _ = jax.lax.scan(one, chain, None, length=chunk.stride)
-        return chain, _summaries(shared.kernel, shared.probe, chain.state)
+        return chain, _summaries(shared.kernel, shared.summary, chain.state)
 
     def keep(chain: Chain, _: None) -> tuple[Chain, tuple[Array, Array]]:
         chain, records = jax.lax.scan(record, chain, None, length=chunk.records)
@@ -222,8 +222,8 @@ def _averaged(tuning: Array, observed: PyTree, chain: Chain) -> Chain:
     return chain._replace(averages=averages, averaged=count)
 
 
-def _summaries(kernel: Kernel, probe: Callable[..., Array], state: PyTree) -> Array:
-    return probe(state.position, None if kernel.move.score is None else kernel.move.score(state))
+def _summaries(kernel: Kernel, summary: Callable[..., Array], state: PyTree) -> Array:
+    return summary(state.position, None if kernel.move.score is None else kernel.move.score(state))
 
 
 def _pool_step_size(chains: Chain, max_step_size: float) -> Chain:

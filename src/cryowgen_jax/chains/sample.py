@@ -170,7 +170,7 @@ def sample(
         key,
         assembly.kernel,
         positions,
-        assembly.probe,
+        assembly.summary,
         plan(warmup, num_steps, num_kept, in_one=traced, learns=assembly.kernel.refit is not None),
         devices=devices,
         batch_size=batch_size,
@@ -178,7 +178,7 @@ def sample(
         progress=_print_progress if progress is True else progress or None,
     )
     mean, variance = streaming.pool(record.chains.moments)
-    groups = (assembly.probe.size, assembly.probe.summaries)
+    groups = (assembly.summary.size, assembly.summary.kinds)
     summaries = record.records[..., : groups[0] * groups[1]]
     return ChainResult(
         samples=record.kept,
