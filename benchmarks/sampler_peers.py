@@ -19,7 +19,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform
-from cryowgen_jax.chains.summaries import ShellProbe
+from cryowgen_jax.chains.summaries import ShellSummary
 
 MALA_TARGET = 0.574
 MAX_DOUBLINGS, TUNING_DOUBLINGS = 8, 5  # of NUTS; shallow in warm-up, so that it can be long enough to find its step
@@ -32,7 +32,7 @@ class Target(NamedTuple):
     """A pytree: what to sample, what to record, and the largest curvature of the exponent."""
 
     posterior: cg.Posterior
-    probe: ShellProbe
+    summary: ShellSummary
     stiffest: jax.Array
 
     def flat(self, position: jax.Array) -> jax.Array:
@@ -119,7 +119,7 @@ def _advance(
             (state, total, count) = carry
             inside = (state, jnp.zeros_like(total), count)
             (state, position, count), _ = jax.lax.scan(step, inside, jax.random.split(key, stride))
-            return (state, total + position, count), target.probe(position.reshape(shape))
+            return (state, total + position, count), target.summary(position.reshape(shape))
 
         zero = jnp.zeros(target.posterior.center.size)
         carry = (inputs[1], zero, jnp.zeros((), jnp.int32))

@@ -44,8 +44,9 @@ import timing
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform, potentials, samplers
-from cryowgen_jax.chains import diagnostics, kernels
-from cryowgen_jax.chains.summaries import ShellProbe
+from cryowgen_jax.chains import diagnostics
+from cryowgen_jax.chains.assembly import Assembly, assemble
+from cryowgen_jax.chains.summaries import ShellSummary
 from cryowgen_jax.spatial import fourier
 
 OURS = ("auto", "kinetic", "pcnl", "preconditioned")
@@ -96,12 +97,12 @@ class Row(NamedTuple):
         return 1e3 * self.per_gradient / self.milliseconds
 
 
-def make_target(witness: str, size: int, ratio: float) -> tuple[peers.Target, kernels.Assembly]:
+def make_target(witness: str, size: int, ratio: float) -> tuple[peers.Target, Assembly]:
     posterior = targets.posterior(targets.smooth_witness(witness), size, ratio)
-    assembly = kernels.assemble(jax.random.key(0), posterior, "kinetic", None)
+    assembly = assemble(jax.random.key(0), posterior, "kinetic", None)
     _, high = posterior.witness.curvature_bounds()
     stiffest = posterior.data_weight + posterior.prior_precision + high
-    return peers.Target(posterior, assembly.probe, stiffest), assembly
+    return peers.Target(posterior, assembly.summary, stiffest), assembly
 
 
 def ours(name: str, target: peers.Target, key: jax.Array, starts: jax.Array, steps: int, warmup: int) -> peers.Outcome:
@@ -130,7 +131,7 @@ def ours(name: str, target: peers.Target, key: jax.Array, starts: jax.Array, ste
     per_step = result.num_gradients // (chains * (steps + warmup))
     (first, begin), (last, end) = times[0], times[-1]
     seconds = timing.since(begin, end).processor / ((last - first) * chains * per_step)
-    records = result.records[..., : summaries(target.probe)]
+    records = result.records[..., : summaries(target.summary)]
     gradients = chains * steps * per_step
     label = f"{result.sampler}, step {float(result.step_size):.3g}, acceptance {float(result.acceptance):.2f}"
     return peers.Outcome(records, result.mean, result.num_gradients - gradients, gradients, seconds, label)
@@ -152,46 +153,46 @@ def theirs(name: str, target: peers.Target, key: jax.Array, starts: jax.Array, s
     return None if peer is None else peers.run(peer, target, key, starts, lengths)
 
 
-def summaries(probe: ShellProbe) -> int:
-    return probe.size * probe.summaries
+def summaries(summary: ShellSummary) -> int:
+    return summary.size * summary.kinds
 
 
 def shell_variances(
-    outcome: peers.Outcome, probe: ShellProbe, freedom: np.ndarray, about: jax.Array
+    outcome: peers.Outcome, summary: ShellSummary, freedom: np.ndarray, about: jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean square per coefficient about ``about``, by shell, and its relative standard error.
 
-    The records hold it about the probe's reference; the run's mean shifts it.
+    The records hold it about the summary's reference; the run's mean shifts it.
     """
-    energies = np.asarray(outcome.records[..., probe.size :], float)
-    mean = np.asarray(fourier.rfftn(outcome.mean) - probe.reference, complex)
-    shift = np.asarray(about - probe.reference, complex)
+    energies = np.asarray(outcome.records[..., summary.size :], float)
+    mean = np.asarray(fourier.rfftn(outcome.mean) - summary.reference, complex)
+    shift = np.asarray(about - summary.reference, complex)
     weight = np.broadcast_to(fourier.multiplicity(outcome.mean.shape), mean.shape)
-    change = by_shell(weight * (np.abs(shift) ** 2 - 2 * np.real(mean * np.conj(shift))), probe)
-    ess = np.asarray(diagnostics.effective_sample_size(outcome.records[..., probe.size :]), float)
+    change = by_shell(weight * (np.abs(shift) ** 2 - 2 * np.real(mean * np.conj(shift))), summary)
+    ess = np.asarray(diagnostics.effective_sample_size(outcome.records[..., summary.size :]), float)
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (energies.mean((0, 1)) + change) / freedom
         return variance, energies.std((0, 1)) / np.sqrt(ess) / (variance * freedom)
 
 
-def by_shell(values: np.ndarray, probe: ShellProbe) -> np.ndarray:
-    return np.bincount(np.asarray(probe.label).ravel(), values.ravel(), minlength=probe.size)
+def by_shell(values: np.ndarray, summary: ShellSummary) -> np.ndarray:
+    return np.bincount(np.asarray(summary.label).ravel(), values.ravel(), minlength=summary.size)
 
 
-def long_run(outcome: peers.Outcome, probe: ShellProbe) -> Reference:
+def long_run(outcome: peers.Outcome, summary: ShellSummary) -> Reference:
     mean = fourier.rfftn(outcome.mean)
     weight = np.broadcast_to(fourier.multiplicity(outcome.mean.shape), mean.shape)
-    freedom = by_shell(weight, probe)
-    return Reference(mean, *shell_variances(outcome, probe, freedom, mean), freedom)
+    freedom = by_shell(weight, summary)
+    return Reference(mean, *shell_variances(outcome, summary, freedom, mean), freedom)
 
 
-def row(name: str, outcome: peers.Outcome, probe: ShellProbe, reference: Reference) -> Row:
+def row(name: str, outcome: peers.Outcome, summary: ShellSummary, reference: Reference) -> Row:
     ess, r_hat = worst(outcome.records)
-    variance, errors = shell_variances(outcome, probe, reference.freedom, reference.mean)
+    variance, errors = shell_variances(outcome, summary, reference.freedom, reference.mean)
     with np.errstate(divide="ignore", invalid="ignore"):
         bias = np.square(variance / reference.variance - 1)
     noise = np.square(errors) + np.square(reference.errors)
-    halves = (slice(0, probe.num_shells), slice(probe.num_shells, None))  # the wedge comes first
+    halves = (slice(0, summary.num_shells), slice(summary.num_shells, None))  # the wedge comes first
     bias, noise = (tuple(percent(x[half], reference.freedom[half]) for half in halves) for x in (bias, noise))
     draws = f"{outcome.records.shape[0]} x {outcome.records.shape[1]}"
     milliseconds = 1e3 * outcome.seconds_per_gradient
@@ -218,10 +219,10 @@ def compare(arguments: argparse.Namespace) -> tuple[list[Row], Reference]:
     starts = jax.lax.map(assembly.start, jax.random.split(jax.random.key(1), arguments.chains))
     key, steps, warmup = jax.random.key(2), arguments.steps, arguments.warmup
     outcome = ours("kinetic", target, jax.random.fold_in(key, 0), starts, arguments.reference, warmup)
-    reference = long_run(outcome, target.probe)
+    reference = long_run(outcome, target.summary)
     if not worst(outcome.records)[1] <= MIXED:
         print("the long run has not mixed: do not rely on the columns of the bias (--reference)")
-    print_row(row("long run", outcome, target.probe, reference))
+    print_row(row("long run", outcome, target.summary, reference))
     rows = []
     few = starts[: max(2, arguments.chains // 2)]
     for number, name in enumerate(arguments.samplers, 1):
@@ -233,7 +234,7 @@ def compare(arguments: argparse.Namespace) -> tuple[list[Row], Reference]:
         if found is None:
             print(f"{name}: not installed, its row is left out")
             continue
-        rows.append(row(name, found, target.probe, reference))
+        rows.append(row(name, found, target.summary, reference))
         print_row(rows[-1])
     return rows, reference
 

@@ -16,8 +16,9 @@ from jax import lax
 
 import cryowgen_jax as cg
 from cryowgen_jax import platform
-from cryowgen_jax.chains import kernels, run
-from cryowgen_jax.chains.book import Chunk
+from cryowgen_jax.chains import run
+from cryowgen_jax.chains.assembly import assemble
+from cryowgen_jax.chains.schedule import Chunk
 from cryowgen_jax.models import ConvWitness, convolve3, from_nnx
 from cryowgen_jax.models.convolution import halve
 
@@ -110,10 +111,10 @@ def build(network: str, size: int, chains: int, steps: int, plain_steps: int) ->
 def driver(posterior: cg.Posterior, key: jax.Array, start: jax.Array, steps: int) -> Variant:
     """``cg.sample``'s loop with sampler "langevin": steps, streamed moments, records, kept draws, checks for nan.
 
-    Timed from the report after a first, short chunk to the one after the chunk of ``steps`` steps, so that what a run
+    Timed from the callback after a first, short chunk to the one after the chunk of ``steps`` steps, so that what a run
     does once is left out, and all that the host does per chunk is in.
     """
-    assembly = kernels.assemble(jax.random.key(0), posterior, "langevin", None)
+    assembly = assemble(jax.random.key(0), posterior, "langevin", None)
     chunks = [Chunk("sampling", 1, 1, STRIDE), Chunk("sampling", steps // STRIDE, 1, STRIDE)]
 
     def measure() -> timing.Seconds:
@@ -122,10 +123,10 @@ def driver(posterior: cg.Posterior, key: jax.Array, start: jax.Array, steps: int
             key,
             assembly.kernel,
             start,
-            assembly.probe,
+            assembly.summary,
             chunks,
             devices=jax.local_devices()[:1],
-            report=lambda progress: reports.append(timing.now()),
+            progress=lambda _: reports.append(timing.now()),
         )
         return timing.since(*reports)
 

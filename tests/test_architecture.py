@@ -202,12 +202,12 @@ WRONG = {
     "the surface and the command line": ("", "from cryowgen_jax.cli import main", "command line"),
     "fft elsewhere": ("operators.wedge", "import jax.numpy as jnp\nx = jnp.fft.rfftn", "jax.numpy.fft"),
     "fft in full": ("potentials.gaussian", "import jax\nx = jax.numpy.fft.rfftn", "jax.numpy.fft"),
-    "fft by name": ("chains.probes", "from jax.numpy import fft", "jax.numpy.fft"),
-    "fft by another name": ("chains.probes", "import jax.numpy.fft as transforms", "jax.numpy.fft"),
-    "fft function by name": ("chains.probes", "from jax.numpy.fft import rfftn", "jax.numpy.fft"),
+    "fft by name": ("chains.summaries", "from jax.numpy import fft", "jax.numpy.fft"),
+    "fft by another name": ("chains.summaries", "import jax.numpy.fft as transforms", "jax.numpy.fft"),
+    "fft function by name": ("chains.summaries", "from jax.numpy.fft import rfftn", "jax.numpy.fft"),
     "fft in another file of its room": ("spatial.rotation", "import jax.numpy as np\nnp.fft.fftn", "fourier.py only"),
     "mrcfile outside io": ("restoration.restore", "import mrcfile", "mrcfile"),
-    "orbax outside io": ("chains.book", "def f():\n    import orbax.checkpoint as ocp", "orbax"),
+    "orbax outside io": ("chains.resumption", "def f():\n    import orbax.checkpoint as ocp", "orbax"),
     "flax outside models": ("samplers.pcnl", "from flax import nnx", "flax"),
     "blackjax in a method": ("methods.langevin", "import blackjax", "blackjax"),
     "blackjax at the command line": ("cli.main", "from blackjax.mcmc import mala", "blackjax"),
@@ -249,16 +249,16 @@ def test_allowed_imports_pass(where, source):
 def test_cycles_are_caught():
     clean = {other: ("", is_package) for other, (_, is_package) in the_package().items()}
     loop = {
-        f"{PACKAGE}.chains.run": (f"from {PACKAGE}.chains.book import Book", False),
-        f"{PACKAGE}.chains.book": (f"from {PACKAGE}.chains import streaming", False),
+        f"{PACKAGE}.chains.run": (f"from {PACKAGE}.chains.record import Chain", False),
+        f"{PACKAGE}.chains.record": (f"from {PACKAGE}.chains import streaming", False),
         f"{PACKAGE}.chains": (f"from {PACKAGE}.chains.run import run", True),
     }
     assert faults(clean | loop, ROOMS) == []  # a package's submodule is no loop
-    through_the_package = {f"{PACKAGE}.chains.book": (f"from {PACKAGE}.chains import sample_all", False)}
+    through_the_package = {f"{PACKAGE}.chains.record": (f"from {PACKAGE}.chains import sample_all", False)}
     assert len(faults(clean | loop | through_the_package, ROOMS)) == 1
-    lazy = {f"{PACKAGE}.chains.book": (f"def f():\n    from {PACKAGE}.chains.run import run", False)}
+    lazy = {f"{PACKAGE}.chains.record": (f"def f():\n    from {PACKAGE}.chains.run import run", False)}
     found = faults(clean | loop | lazy, ROOMS)
-    assert [set(loop.split(" -> ")) for loop in found] == [{f"{PACKAGE}.chains.book", f"{PACKAGE}.chains.run"}]
+    assert [set(loop.split(" -> ")) for loop in found] == [{f"{PACKAGE}.chains.record", f"{PACKAGE}.chains.run"}]
 
 
 # Calls that have a place of their own --------------------------------------------------------------------------------
@@ -408,11 +408,11 @@ MISPLACED = {
         ["disk: pathlib.Path('page').read_text"],
     ),
     "bytes": ("report.figures", "(folder / 'a.png').write_bytes(png)", ["disk: (folder / 'a.png').write_bytes"]),
-    "a folder": ("chains.book", "folder.mkdir(parents=True)", ["disk: folder.mkdir"]),
+    "a folder": ("chains.record", "folder.mkdir(parents=True)", ["disk: folder.mkdir"]),
     "an end": ("cli.results", "import os\nos.remove(path)", ["disk: os.remove"]),
     "an end by name": ("cli.results", "from os import replace\nreplace(a, b)", ["disk: replace"]),
     "a tree": ("cli.results", "import shutil\nshutil.rmtree(folder)", ["disk: shutil.rmtree"]),
-    "a temporary file": ("chains.book", "from tempfile import mkdtemp\nmkdtemp()", ["disk: mkdtemp"]),
+    "a temporary file": ("chains.record", "from tempfile import mkdtemp\nmkdtemp()", ["disk: mkdtemp"]),
     "an array": ("restoration.restore", "import numpy as np\nnp.save(path, a)", ["disk: np.save"]),
     "arrays": ("models.adapters", "import jax.numpy as jnp\njnp.load(path)", ["disk: jnp.load"]),
     "tilts in training": (

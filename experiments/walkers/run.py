@@ -108,9 +108,9 @@ def _mala_step(
 
 
 def pcnl(posterior: cg.Posterior, step_size: jax.Array) -> object:
-    """The same drift as Langevin's: 1 - a = beta eta, at most 1."""
-    contraction = jnp.maximum(1.0 - posterior.prior_precision * step_size, 0.0)
-    return cg.pcnl(posterior.witness, gaussian_part(posterior), contraction)
+    """The same drift as Langevin's: h = beta eta, at most 1."""
+    own_step = jnp.minimum(posterior.prior_precision * step_size, 1.0)
+    return cg.pcnl(posterior.witness, gaussian_part(posterior), own_step)
 
 
 def tempered(posterior: cg.Posterior, step_size: jax.Array) -> object:

@@ -8,9 +8,13 @@ from typing import Any
 import jax
 
 
-def bind(function: Callable[..., Any], *arguments: Any) -> jax.tree_util.Partial:
-    """``jax.tree_util.Partial(function, *arguments)``, plain callables among the arguments made pytrees too."""
-    return jax.tree_util.Partial(function, *(as_pytree(argument) for argument in arguments))
+def bind(function: Callable[..., Any], *arguments: Any, **options: Any) -> jax.tree_util.Partial:
+    """``jax.tree_util.Partial`` of the same arguments, plain callables among them made pytrees too.
+
+    All arguments become leaves, numbers and flags as well: one that a ``jit`` must not trace belongs into the function.
+    """
+    positional = [as_pytree(argument) for argument in arguments]
+    return jax.tree_util.Partial(function, *positional, **{name: as_pytree(value) for name, value in options.items()})
 
 
 def as_pytree(argument: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from cryowgen_jax.chains import streaming
 from cryowgen_jax.chains.diagnostics import diagnose, effective_sample_size, split_r_hat, words
-from cryowgen_jax.chains.summaries import coordinate_probe, shell_probe
+from cryowgen_jax.chains.summaries import coordinate_summary, shell_summary
 from tests import oracles
 
 
@@ -103,7 +103,7 @@ def test_summaries_that_never_move_and_short_runs_have_no_diagnosis(rng):
         assert np.all(np.isnan(statistic(jnp.asarray(records[:, :5], jnp.float32))))
 
 
-# Probes --------------------------------------------------------------------------------------------------------------
+# Summaries ----------------------------------------------------------------------------------------------------------
 
 
 def test_shell_energies_add_up_to_the_distance_from_the_reference(rng):
@@ -111,8 +111,8 @@ def test_shell_energies_add_up_to_the_distance_from_the_reference(rng):
     reference, position = rng.normal(size=(2, *shape))
     mask = oracles.wedge(shape)
     spectrum = jnp.asarray(np.fft.rfftn(reference, norm="ortho"), jnp.complex64)
-    probe = shell_probe(spectrum, jnp.asarray(mask), shape)
-    summaries = np.asarray(probe(jnp.asarray(position, jnp.float32)))
+    summary = shell_summary(spectrum, jnp.asarray(mask), shape)
+    summaries = np.asarray(summary(jnp.asarray(position, jnp.float32)))
     shells = min(shape) // 2
     assert summaries.shape == (4 * shells,)
     energies = summaries[2 * shells :]
@@ -120,7 +120,7 @@ def test_shell_energies_add_up_to_the_distance_from_the_reference(rng):
     difference = np.fft.rfftn(position - reference, norm="ortho")
     power = oracles.multiplicity(shape) * np.abs(difference) ** 2
     np.testing.assert_allclose(energies[:shells].sum(), power[mask == 0].sum(), rtol=1e-5)  # the wedge comes first
-    at_reference = probe(jnp.asarray(reference, jnp.float32))
+    at_reference = summary(jnp.asarray(reference, jnp.float32))
     np.testing.assert_allclose(at_reference, 0, atol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_shell_functionals_see_every_coefficient_of_their_shell_alone(rng):
     """A change in the wedge moves a wedge summary, one in the measured region a measured one, and no other."""
     shape = (6, 6, 6)
     mask = oracles.wedge(shape)
-    probe = shell_probe(jnp.zeros(mask.shape, jnp.complex64), jnp.asarray(mask), shape)
+    summary = shell_summary(jnp.zeros(mask.shape, jnp.complex64), jnp.asarray(mask), shape)
     for region in (0, 3):
         index = np.argwhere((mask > 0) == (region > 0))
         for _ in range(3):
@@ -137,7 +137,7 @@ def test_shell_functionals_see_every_coefficient_of_their_shell_alone(rng):
             volume = np.fft.irfftn(spectrum, shape, axes=(0, 1, 2), norm="ortho")
             if np.abs(volume).max() < 1e-6:
                 continue
-            moved = np.abs(np.asarray(probe(jnp.asarray(volume, jnp.float32)))) > 1e-5
+            moved = np.abs(np.asarray(summary(jnp.asarray(volume, jnp.float32)))) > 1e-5
             linear, energy = moved[:6], moved[6:]
             assert energy.sum() == 1
             assert energy[region : region + 3].any()
@@ -157,16 +157,16 @@ def test_the_virial_knows_the_temperature_shell_by_shell(rng, temperature):
     shape = (6, 6, 6)
     precision = np.asarray(oracles.symmetric_half(rng, shape, 0.5, 3.0), float)
     mask = jnp.asarray(oracles.wedge(shape))
-    probe = shell_probe(jnp.full(mask.shape, 0.3 + 0j, jnp.complex64), mask, shape)  # any constant will do
+    summary = shell_summary(jnp.full(mask.shape, 0.3 + 0j, jnp.complex64), mask, shape)  # any constant will do
     positions, scores = gaussian_draws(rng, 4, 200, shape, precision)
-    summarise = jax.jit(jax.vmap(jax.vmap(probe)))
+    summarise = jax.jit(jax.vmap(jax.vmap(summary)))
     hot = np.sqrt(temperature)
     records = summarise(jnp.asarray(hot * positions, jnp.float32), jnp.asarray(hot * scores, jnp.complex64))
-    assert records.shape[-1] == 3 * probe.size
+    assert records.shape[-1] == 3 * summary.size
     as_volumes = np.fft.irfftn(hot * scores, shape, axes=(2, 3, 4), norm="ortho")
     same = summarise(jnp.asarray(hot * positions, jnp.float32), jnp.asarray(as_volumes, jnp.float32))
     np.testing.assert_allclose(records, same, rtol=1e-3, atol=1e-3)
-    diagnosis = diagnose(records, probe.size, probe.summaries)
+    diagnosis = diagnose(records, summary.size, summary.kinds)
     seen = np.isfinite(np.asarray(diagnosis.virial))
     assert seen.sum() >= 5
     residual = np.asarray(diagnosis.virial)[seen]
@@ -177,9 +177,9 @@ def test_the_virial_knows_the_temperature_shell_by_shell(rng, temperature):
     assert np.all(np.asarray(diagnosis.ess_tail)[seen] > 300)
 
 
-def test_coordinate_probe_records_the_virial_of_every_coordinate(rng):
+def test_coordinate_summary_records_the_virial_of_every_coordinate(rng):
     position, score = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
-    found = coordinate_probe((3, 4))(position, score)
+    found = coordinate_summary((3, 4))(position, score)
     np.testing.assert_allclose(found[12:], (position * score).reshape(-1), rtol=1e-6)
 
 
@@ -202,10 +202,10 @@ def test_a_run_says_in_words_whether_it_converged(arguments, expected):
     assert said.startswith("not ") == (expected != "converged")
 
 
-def test_coordinate_probe_takes_all_coordinates_or_256_of_them(rng):
+def test_coordinate_summary_takes_all_coordinates_or_256_of_them(rng):
     position = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
-    np.testing.assert_array_equal(coordinate_probe((3, 4))(position), position.reshape(-1))
-    many = coordinate_probe((10, 100))
+    np.testing.assert_array_equal(coordinate_summary((3, 4))(position), position.reshape(-1))
+    many = coordinate_summary((10, 100))
     chosen = many(jnp.arange(1000.0).reshape(10, 100))
     assert len(np.unique(chosen)) == 256
-    np.testing.assert_array_equal(chosen, coordinate_probe((10, 100))(jnp.arange(1000.0).reshape(10, 100)))
+    np.testing.assert_array_equal(chosen, coordinate_summary((10, 100))(jnp.arange(1000.0).reshape(10, 100)))

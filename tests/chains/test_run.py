@@ -9,7 +9,7 @@ import pytest
 
 import cryowgen_jax as cg
 from cryowgen_jax.chains import parallel
-from cryowgen_jax.chains.book import MAX_RECORDS, RAMP, SETTLING, WARMUP, plan
+from cryowgen_jax.chains.schedule import MAX_RECORDS, RAMP, SETTLING, WARMUP, plan
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.types import InputError
 from tests import oracles

@@ -11,7 +11,7 @@ import pytest
 
 import cryowgen_jax as cg
 from cryowgen_jax import samplers
-from cryowgen_jax.chains.kernels import assemble, require_start
+from cryowgen_jax.chains.assembly import assemble, require_start
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.types import InputError
 from tests import oracles

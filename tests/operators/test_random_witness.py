@@ -232,7 +232,7 @@ def test_drives_the_stochastic_kernel(wedge, volume, key):
     posterior = cg.Posterior(SOFT, wedge, wedge(volume), jnp.zeros(SHAPE), jnp.float32(2.0), jnp.float32(1.0))
 
     def build(witness):
-        return stochastic(witness, gaussian_part(posterior), jnp.float32(0.7))
+        return stochastic(witness, gaussian_part(posterior), jnp.float32(0.3))
 
     start = jax.jit(lambda witness: build(witness).init(volume, key))
     for uniform in (False, True):

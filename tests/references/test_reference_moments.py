@@ -68,12 +68,12 @@ def of_a_posterior(name: str) -> Sampler:
     return lambda key, target: (tethered(target, 1.0), name, None)
 
 
-def of_its_parts(build: Callable[..., Any], parameter: float) -> Sampler:
+def of_its_parts(build: Callable[..., Any], step_size: float) -> Sampler:
     """A kernel of ours for a Gaussian part that is of twice the target's variance, so that the witness has a say."""
 
     def sampler(key: jax.Array, target: Target) -> tuple[Any, Any, jax.Array]:
         posterior = tethered(target, 0.5)
-        kernel = build(posterior.witness, potentials.gaussian_part(posterior), parameter)
+        kernel = build(posterior.witness, potentials.gaussian_part(posterior), step_size)
         return posterior, kernel, starts(key, target)
 
     return sampler
@@ -167,7 +167,7 @@ SLOW = {
 }
 COMPUTES = {
     "kinetic, item response": Case("item response", of_its_parts(cg.kinetic, 0.4), 180, 30),
-    "pcnl, cox process": Case("cox process", of_its_parts(cg.pcnl, 0.85), 240, 40),
+    "pcnl, cox process": Case("cox process", of_its_parts(cg.pcnl, 0.15), 240, 40),
 }
 CASES = FAST | SLOW | COMPUTES
 

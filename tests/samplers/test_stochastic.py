@@ -66,7 +66,7 @@ class Unsteady:
 
 
 class Problem(Quadratic):
-    """Gaussian modes, and gradient noise that adds the share r_k of the variance that a step of contraction a injects.
+    """Gaussian modes, and gradient noise that adds the share r_k of the variance that a step 1 - a injects.
 
     V_k = r_k (1 - a^2) / ((1 - a)^2 C_k) for the mean of two draws, and twice that for one.
     """
@@ -84,7 +84,7 @@ class Problem(Quadratic):
         self.inflation = np.sum(counts * self.share) / np.sum(counts)
 
     def build(self, **options):
-        return samplers.stochastic(self.drawn, self.gaussian, jnp.asarray(self.a, jnp.float32), **options)
+        return samplers.stochastic(self.drawn, self.gaussian, jnp.asarray(1 - self.a, jnp.float32), **options)
 
     @property
     def clean(self):
@@ -126,7 +126,7 @@ def run(problem, algorithm, steps=STEPS):
 
 @functools.cache
 def solved(a, corrected):
-    """Problem, last states and infos; a = None is one contraction per coefficient."""
+    """Problem, last states and infos; a = None is one step size per coefficient."""
     problem = Problem(a)
     return problem, *run(problem, problem.build(corrected=corrected))
 
@@ -148,16 +148,16 @@ def test_the_law_is_that_of_the_formula(a, corrected):
     assert not problem.scores(states, other) < 8
 
 
-def scaled_step(factor, witness, gaussian, contraction, key, state):
-    wanted, added = module._variances(gaussian, contraction, state)
-    return module._move(witness, gaussian, contraction, jnp.maximum(wanted - factor * added, 0.0), key, state)
+def scaled_step(factor, witness, gaussian, step_size, key, state):
+    wanted, added = module._variances(gaussian, step_size, state)
+    return module._move(witness, gaussian, step_size, jnp.maximum(wanted - factor * added, 0.0), key, state)
 
 
 @pytest.mark.slow
 def test_wrong_factors_fail():
     problem = Problem(None)
     for factor in (1.0, 0.5, 2.0):
-        arguments = (jnp.float32(factor), problem.drawn, problem.gaussian, jnp.asarray(problem.a, jnp.float32))
+        arguments = (jnp.float32(factor), problem.drawn, problem.gaussian, jnp.asarray(1 - problem.a, jnp.float32))
         algorithm = samplers.algorithm(problem.build().init, bind(scaled_step, *arguments))
         score = problem.scores(run(problem, algorithm)[0], problem.clean)
         assert score < TOLERANCE if factor == 1.0 else not score < 6
@@ -179,7 +179,7 @@ def test_the_closed_form_is_that_of_euler_steps_where_they_are_small():
 def test_noise_that_grows_with_the_distance_is_removed_on_average(corrected):
     problem = Problem(0.6)
     witness = Unsteady(problem.witness, jnp.float32(1.5))
-    algorithm = samplers.stochastic(witness, problem.gaussian, 0.6, corrected=corrected)
+    algorithm = samplers.stochastic(witness, problem.gaussian, 0.4, corrected=corrected)
     score = problem.scores(run(problem, algorithm, steps=150)[0], problem.clean)
     assert score < TOLERANCE if corrected else not score < 6
 
@@ -263,4 +263,4 @@ def test_a_witness_that_cannot_be_drawn_is_refused():
     assert not isinstance(problem.witness, Stochastic)
     for witness in (problem.witness, jnp.sum):
         with pytest.raises(TypeError, match="cannot be drawn"):
-            samplers.stochastic(witness, problem.gaussian, 0.6)
+            samplers.stochastic(witness, problem.gaussian, 0.4)

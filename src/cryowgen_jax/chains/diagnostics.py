@@ -1,4 +1,4 @@
-"""Convergence of the recorded summaries: effective sample sizes and R-hat by BlackJAX, and the virial."""
+"""Whether chains have converged: effective sample sizes and R-hat as BlackJAX computes them, and the virial."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ import jax.numpy as jnp
 
 from cryowgen_jax.types import Array
 
-MIN_DRAWS = 8
-LARGEST_R_HAT, LEAST_ESS = 1.05, 100.0  # what passes for converged
-LARGEST_VIRIAL, VIRIAL_ERRORS = 0.05, 5.0  # residual of the virial, and in how many of its standard errors
+MIN_DRAWS = 8  # of a chain, below which nothing is said
+LARGEST_R_HAT, LEAST_ESS = 1.05, 100.0  # of a run that counts as converged
+LARGEST_VIRIAL, VIRIAL_ERRORS = 0.05, 5.0  # the residual may be as large as this, or so many standard errors
+LEAST_ACCEPTANCE = 0.05
 
 
 class Diagnosis(NamedTuple):
-    """What the records say about every group of coordinates; nan where a group never moves or was not recorded.
+    """Convergence of every group of coordinates; nan where a group never moves or was not recorded.
 
-    For volumes a group is a Fourier shell of the wedge (the first half) or of the measured region, and the worse of its
-    linear functional and its energy counts; otherwise it is a coordinate.
+    For volumes a group is a Fourier shell of the wedge (the first half of each array) or of the measured region, and
+    the worse of its linear functional and its energy counts. Otherwise a group is a coordinate.
 
-    ``ess_bulk``, ``ess_tail`` and ``r_hat`` are rank-normalised (Vehtari, Gelman, Simpson, Carpenter and Buerkner,
-    Bayesian Analysis 2021). ``virial`` is the mean of (z - c) . grad F per real coordinate plus 1: 0 if the chains have
-    the temperature and the law of the posterior (no reference solution is needed). ``virial_error`` is its standard
-    error.
+    Attributes
+    ----------
+    ess_bulk, ess_tail, r_hat
+        Rank-normalised (Vehtari, Gelman, Simpson, Carpenter and Buerkner, Bayesian Analysis 2021).
+    virial
+        Mean of (z - c) . grad F per real coordinate, plus 1. It is 0 for draws of the posterior, and tells a wrong
+        temperature without any reference solution.
+    virial_error
+        Its standard error.
     """
 
     ess_bulk: Array
@@ -35,33 +41,55 @@ class Diagnosis(NamedTuple):
     virial_error: Array
 
 
-def diagnose(records: Array, size: int, summaries: int) -> Diagnosis:
-    """Diagnosis of records (chains, draws, k size) with ``summaries`` kinds of ``size`` first, the virials behind."""
+def diagnose(records: Array, size: int, kinds: int) -> Diagnosis:
+    """Convergence of every group of a run.
+
+    Parameters
+    ----------
+    records
+        (chains, draws, k size): ``kinds`` numbers for each of ``size`` groups, and behind them the virials if k is
+        larger, as the summaries of :mod:`cryowgen_jax.chains.summaries` give them.
+    size, kinds
+        Of the summary.
+
+    Returns
+    -------
+    Diagnosis
+        Arrays (size,).
+    """
     from blackjax.diagnostics import ess_bulk, ess_tail, rhat
 
     shape = (*records.shape[:2], -1, size)
-    kinds = records.reshape(shape)
+    by_kind = records.reshape(shape)
     if records.shape[1] < MIN_DRAWS:
         return Diagnosis(*[jnp.full((size,), jnp.nan)] * 5)
-    plain = kinds[:, :, :summaries].reshape(*records.shape[:2], -1)
+    plain = by_kind[:, :, :kinds].reshape(*records.shape[:2], -1)
     moves = _moves(plain)
 
     def worst(values: Array, reduce: Callable[..., Array]) -> Array:
-        return reduce(jnp.where(moves, values, jnp.nan).reshape(summaries, size), axis=0)
+        return reduce(jnp.where(moves, values, jnp.nan).reshape(kinds, size), axis=0)
 
     plain = _standardise(plain)
     virial = virial_error = jnp.full((size,), jnp.nan)
-    if kinds.shape[2] > summaries:
-        virial, virial_error = virial_residual(kinds[:, :, summaries])
+    if by_kind.shape[2] > kinds:
+        virial, virial_error = virial_residual(by_kind[:, :, kinds])
     with jax.numpy_rank_promotion("allow"):  # BlackJAX relies on it
         bulk, tail, r_hat = ess_bulk(plain), ess_tail(plain), rhat(plain)
-    reduced = (worst(bulk, jnp.nanmin), worst(tail, jnp.nanmin), worst(r_hat, jnp.nanmax))
-    return Diagnosis(*reduced, virial, virial_error)
+    return Diagnosis(
+        ess_bulk=worst(bulk, jnp.nanmin),
+        ess_tail=worst(tail, jnp.nanmin),
+        r_hat=worst(r_hat, jnp.nanmax),
+        virial=virial,
+        virial_error=virial_error,
+    )
 
 
 @jax.jit
 def virial_residual(virials: Array) -> tuple[Array, Array]:
-    """Mean of the recorded virials plus 1, and its standard error: (chains, draws, groups) -> two of (groups,)."""
+    """Mean of the recorded virials plus 1, and its standard error.
+
+    (chains, draws, groups) -> (groups,) each; nan where a group never moves.
+    """
     moves = _moves(virials)
     mean = jnp.mean(virials, axis=(0, 1)) + 1.0
     error = jnp.std(virials, axis=(0, 1)) / jnp.sqrt(effective_sample_size(virials))
@@ -69,11 +97,23 @@ def virial_residual(virials: Array) -> tuple[Array, Array]:
 
 
 def words(status: str, ess: float, r_hat: float, virial: tuple[float, float], acceptance: float) -> str:
-    """Whether a run can be relied on, in a sentence; ``virial`` is the worst residual and its standard error."""
+    """Whether a run can be relied on, in a sentence.
+
+    Parameters
+    ----------
+    status
+        Of the run; anything but "ok" makes it unusable.
+    ess, r_hat
+        Smallest effective sample size and largest R-hat of all groups.
+    virial
+        Worst residual of all groups, and its standard error.
+    acceptance
+        Mean acceptance rate.
+    """
     if status != "ok":
         return f"not usable: {status}"
     faults = []
-    if acceptance < 0.05:
+    if acceptance < LEAST_ACCEPTANCE:
         faults.append(f"only {100 * acceptance:.1f} % of the steps were accepted")
     if math.isnan(r_hat):
         faults.append("too few draws were recorded to judge: run longer")
@@ -93,7 +133,10 @@ def words(status: str, ess: float, r_hat: float, virial: tuple[float, float], ac
 
 @jax.jit
 def effective_sample_size(records: Array) -> Array:
-    """Chains pooled, per summary: (chains, draws, summaries) -> (summaries,); nan where a summary never moves."""
+    """Effective sample size of each recorded number, chains pooled; nan where it never moves.
+
+    (chains, draws, numbers) -> (numbers,).
+    """
     from blackjax.diagnostics import effective_sample_size as blackjax_ess
 
     if records.shape[1] < MIN_DRAWS:
@@ -103,7 +146,10 @@ def effective_sample_size(records: Array) -> Array:
 
 @jax.jit
 def split_r_hat(records: Array) -> Array:
-    """Gelman and Rubin's statistic with every chain cut in halves, per summary; nan where a summary never moves."""
+    """Gelman and Rubin's R-hat of each recorded number, every chain cut in halves; nan where it never moves.
+
+    (chains, draws, numbers) -> (numbers,).
+    """
     from blackjax.diagnostics import potential_scale_reduction
 
     if records.shape[1] < MIN_DRAWS:

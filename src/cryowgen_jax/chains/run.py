@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.chains import parallel, streaming
-from cryowgen_jax.chains.book import SETTLING, TUNING, WARMUP, Book, Chain, Chunk, Progress, Run
+from cryowgen_jax.chains.kernel import Kernel
+from cryowgen_jax.chains.record import OK, Chain, ChunkOutcome, Progress, RunRecord
+from cryowgen_jax.chains.resumption import Checkpoints
+from cryowgen_jax.chains.schedule import SETTLING, TUNING, WARMUP, Chunk
 from cryowgen_jax.types import Array, PRNGKey, PyTree
 
 START_STEP = 2**31 - 1  # the key of a chain's start; steps count from 0
@@ -20,86 +23,63 @@ RESTART_STEP = START_STEP - 1  # and of its start with a refitted kernel
 
 
 class Phase(NamedTuple):
-    """What tells the parts of warm-up apart: steps until the power is 1 (0: it is), and 1 where averages are taken."""
+    """The phase of warm-up as arrays, so that one compiled program serves all of them.
+
+    ``ramp``: steps over which the power rises from 0 to 1; 0 where it is 1. ``tuning``: 1 where the kernel's
+    observations are averaged, else 0.
+    """
 
     ramp: Array
     tuning: Array
 
 
-class Move(NamedTuple):
-    """What a kernel does with a step size, and what its states say; pytree callables.
+class Shared(NamedTuple):
+    """What all chains of a chunk have in common."""
 
-    ``build``: step size -> BlackJAX SamplingAlgorithm, or (step size, power) where the kernel ramps. ``score``: state
-    -> gradient of the log-density there, as an array of the position's shape or as its half spectrum; None where
-    states do not hold it.
-    """
-
-    build: Callable[..., Any]
-    score: Callable[[PyTree], Array] | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A Markov kernel that warm-up may adapt; a pytree.
-
-    Parameters
-    ----------
-    move
-        What it does.
-    step_size
-        Where adaptation starts, or the value to keep.
-    quality
-        info -> number in [0, 1] that falls with the step size, for adaptation to steer; None takes the acceptance.
-    observe, refit
-        state -> arrays, averaged over the middle of warm-up and over chains; averages -> the ``Move`` to go on with.
-        None where there is nothing to learn.
-    name
-        What the result calls it.
-    target
-        Mean quality that warm-up steers to by dual averaging; None keeps ``step_size``.
-    max_step_size
-        Largest step size that makes sense.
-    gradients_per_step
-        Gradients of the witness or log-density that one step takes.
-    ramps
-        Whether the first part of warm-up raises the power t of rho_t ~ exp(t w) N(mu, C) from 0 to 1.
-    """
-
-    move: Move
-    step_size: Array
-    quality: Callable[[Any], Array] | None = None
-    observe: Callable[[PyTree], PyTree] | None = None
-    refit: Callable[[PyTree], Move] | None = None
-    name: str = dataclasses.field(default="", metadata={"static": True})
-    target: float | None = dataclasses.field(default=None, metadata={"static": True})
-    max_step_size: float = dataclasses.field(default=float("inf"), metadata={"static": True})
-    gradients_per_step: int = dataclasses.field(default=1, metadata={"static": True})
-    ramps: bool = dataclasses.field(default=False, metadata={"static": True})
-
-    def algorithm(self, step_size: Array, power: Array | float = 1.0) -> Any:
-        """The kernel at this step size and power."""
-        return self.move.build(step_size, power) if self.ramps else self.move.build(step_size)
+    kernel: Kernel
+    summary: Callable[..., Array]
+    phase: Phase
 
 
 def run(
     key: PRNGKey,
     kernel: Kernel,
     positions: Array,
-    probe: Callable[..., Array],
+    summary: Callable[..., Array],
     chunks: Sequence[Chunk],
     *,
     devices: Sequence[jax.Device] | None = None,
     batch_size: int | None = None,
     checkpoint: str | pathlib.Path | None = None,
-    report: Callable[[Progress], None] | None = None,
-) -> Run:
+    progress: Callable[[Progress], None] | None = None,
+) -> RunRecord:
     """Run one chain per leading entry of ``positions`` through all chunks.
 
     Chain i uses ``fold_in(fold_in(key, i), step)`` at every step, so its path depends neither on the devices nor on how
     the run is cut or resumed. A chunk that ends in a state that is not finite is dropped: the run stops with the state
-    before it. ``checkpoint`` is a folder: the run is saved there after chunks and when it is interrupted, and taken up
-    from there where it holds something. ``probe`` is called with a position and its score (None: the kernel has none).
+    before it.
+
+    Parameters
+    ----------
+    key, kernel
+        Key, and the kernel with its first step size.
+    positions
+        Starts, (num_chains, ...).
+    summary
+        (position, its score or None where the kernel has none) -> summaries to record.
+    chunks
+        As :func:`schedule.plan` makes them.
+    devices, batch_size
+        As in ``cg.sample``.
+    checkpoint
+        Folder: the run is saved there after chunks and when it is interrupted, and taken up from there.
+    progress
+        Called after every chunk.
+
+    Returns
+    -------
+    RunRecord
+        Its ``status`` says whether the run went through.
     """
     if parallel.is_traced((key, kernel, positions)):
         devices = (jax.local_devices() if devices is None else devices)[:1]
@@ -110,30 +90,33 @@ def run(
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(positions.shape[0]))
     chains = mapped(_start)(kernel, (keys, positions))
-    num_summaries = jax.eval_shape(_summaries, kernel, probe, jax.tree.map(lambda x: x[0], chains.state)).shape[0]
-    book = Book(chains, chunks, checkpoint, num_summaries)
-    if book.tuned:
-        kernel = _refit(kernel, book.chains)
-    started = time.monotonic()
+    num_summaries = jax.eval_shape(_summaries, kernel, summary, jax.tree.map(lambda x: x[0], chains.state)).shape[0]
+    checkpoints = Checkpoints(checkpoint, chunks, num_summaries)
+    record = checkpoints.load(RunRecord(chains))
+    if record.has_refitted:
+        kernel = _refit(kernel, record.chains)
+    started, num_steps = time.monotonic(), sum(chunk.steps for chunk in chunks)
     try:
-        for chunk in chunks[len(book.done) :]:
-            chains = book.chains
-            if book.done and book.done[-1].phase == TUNING != chunk.phase:
+        for chunk in chunks[len(record.done) :]:
+            chains = record.chains
+            if record.ends_tuning and chunk.phase != TUNING:
                 kernel = _refit(kernel, chains)
                 fresh = mapped(_start)(kernel, (jax.vmap(_restart_key)(keys), chains.state.position))
                 chains = chains._replace(state=fresh.state, step_size=fresh.step_size, adaptation=fresh.adaptation)
             target = kernel.target if chunk.phase in WARMUP else None
-            if kernel.target is not None and target is None and book.done and not book.sampling:
+            if kernel.target is not None and target is None and record.done and not record.is_warm:
                 chains = _pool_step_size(chains, kernel.max_step_size)
-            phase = Phase(jnp.float32(chunk.ramp), jnp.float32(chunk.phase == TUNING))
+            phase = Phase(ramp=jnp.float32(chunk.ramp), tuning=jnp.float32(chunk.phase == TUNING))
             alike = chunk._replace(phase=SETTLING, ramp=0) if chunk.phase in WARMUP else chunk
-            if not book.accept(chunk, *mapped(_advance, alike, target)((kernel, probe, phase), chains)):
+            record = record.after(chunk, mapped(_advance, alike, target)(Shared(kernel, summary, phase), chains))
+            if record.status != OK:
                 break
-            if report is not None:
-                report(book.progress(time.monotonic() - started))
+            checkpoints.save(record, force=False)
+            if progress is not None:
+                progress(record.progress(num_steps, time.monotonic() - started))
     finally:
-        book.save(force=True)
-    return book.close()
+        checkpoints.save(record, force=True)
+    return record
 
 
 def _start(kernel: Kernel, start: tuple[PRNGKey, Array]) -> Chain:
@@ -144,12 +127,23 @@ def _start(kernel: Kernel, start: tuple[PRNGKey, Array]) -> Chain:
     if kernel.target is not None:
         fresh = _dual_averaging(kernel.target)[0](step_size)
         adaptation = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), fresh)  # no weak types: one program
-    zero = jnp.zeros((), position.dtype)
     averages = None
     if kernel.observe is not None:
         averages = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(kernel.observe, state))
-    moments = streaming.empty(state.position)
-    return Chain(key, state, step_size, adaptation, moments, averages, zero, zero, zero, jnp.zeros((), jnp.int32), zero)
+    zero = jnp.zeros((), position.dtype)
+    return Chain(
+        key=key,
+        state=state,
+        step_size=step_size,
+        adaptation=adaptation,
+        moments=streaming.empty(state.position),
+        averages=averages,
+        acceptance=zero,
+        energy=zero,
+        gradient_noise=zero,
+        step=jnp.zeros((), jnp.int32),
+        averaged=zero,
+    )
 
 
 def _restart_key(key: PRNGKey) -> PRNGKey:
@@ -163,42 +157,15 @@ def _refit(kernel: Kernel, chains: Chain) -> Kernel:
     return dataclasses.replace(kernel, move=kernel.refit(averages))
 
 
-def _advance(
-    chunk: Chunk, target: float | None, shared: tuple[Kernel, Callable[..., Array], Phase], chain: Chain
-) -> tuple[Chain, Array | None, Array | None, Array]:
-    """Run one chain through a chunk: the chain after it, what it kept and recorded, and whether it is finite."""
-    kernel, probe, phase = shared
+def _advance(chunk: Chunk, target: float | None, shared: Shared, chain: Chain) -> ChunkOutcome:
+    """Run one chain through a chunk; ``target`` None leaves the step size as it is."""
 
     def one(chain: Chain, _: None) -> tuple[Chain, None]:
-        key = jax.random.fold_in(chain.key, chain.step)
-        power = jnp.minimum(1.0, (chain.step + 1) / jnp.maximum(phase.ramp, 1.0))
-        state, info = kernel.algorithm(chain.step_size, power).step(key, chain.state)
-        rate = jnp.asarray(getattr(info, "acceptance_rate", 1.0), chain.acceptance.dtype)
-        step_size, adaptation, averages = chain.step_size, chain.adaptation, chain.averages
-        if target is not None:
-            quality = rate if kernel.quality is None else kernel.quality(info)
-            adaptation = _dual_averaging(target)[1](adaptation, jnp.nan_to_num(quality))
-            step_size = jnp.minimum(jnp.exp(adaptation.log_step_size), kernel.max_step_size).astype(step_size.dtype)
-        count = chain.averaged
-        if chunk.phase in WARMUP and kernel.observe is not None:
-            count = count + phase.tuning
-            rate_of_change = phase.tuning / jnp.maximum(count, 1.0)
-            averages = jax.tree.map(lambda x, new: x + rate_of_change * (new - x), averages, kernel.observe(state))
-        moments, acceptance = chain.moments, rate
-        energy = jnp.square(jnp.asarray(getattr(info, "energy_error", jnp.nan), rate.dtype))
-        energy = jnp.where(jnp.isfinite(energy) | (not hasattr(info, "energy_error")), energy, chain.energy)  # refused
-        noise = jnp.asarray(getattr(info, "inflation", jnp.nan), rate.dtype)
-        if chunk.phase not in WARMUP:
-            moments = streaming.update(moments, state.position)
-            acceptance = chain.acceptance + (rate - chain.acceptance) / moments.draws
-            energy = chain.energy + (energy - chain.energy) / moments.draws
-            noise = chain.gradient_noise + (noise - chain.gradient_noise) / moments.draws
-        new = (moments, averages, acceptance, energy, noise, chain.step + 1, count)
-        return Chain(chain.key, state, step_size, adaptation, *new), None
+        return _step(chunk.phase in WARMUP, target, shared.kernel, shared.phase, chain), None
 
     def record(chain: Chain, _: None) -> tuple[Chain, Array]:
         chain, _ = jax.lax.scan(one, chain, None, length=chunk.stride)
-        return chain, _summaries(kernel, probe, chain.state)
+        return chain, _summaries(shared.kernel, shared.summary, chain.state)
 
     def keep(chain: Chain, _: None) -> tuple[Chain, tuple[Array, Array]]:
         chain, records = jax.lax.scan(record, chain, None, length=chunk.records)
@@ -206,13 +173,57 @@ def _advance(
 
     if not chunk.kept:
         chain, _ = jax.lax.scan(one, chain, None, length=chunk.stride)
-        return chain, None, None, jnp.all(jnp.isfinite(chain.state.position))
+        return ChunkOutcome(chain, None, None, _is_finite(chain))
     chain, (kept, records) = jax.lax.scan(keep, chain, None, length=chunk.kept)
-    return chain, kept, records.reshape(-1, records.shape[-1]), jnp.all(jnp.isfinite(chain.state.position))
+    return ChunkOutcome(chain, kept, records.reshape(-1, records.shape[-1]), _is_finite(chain))
 
 
-def _summaries(kernel: Kernel, probe: Callable[..., Array], state: PyTree) -> Array:
-    return probe(state.position, None if kernel.move.score is None else kernel.move.score(state))
+def _is_finite(chain: Chain) -> Array:
+    return jnp.all(jnp.isfinite(chain.state.position))
+
+
+def _step(in_warmup: bool, target: float | None, kernel: Kernel, phase: Phase, chain: Chain) -> Chain:
+    """One step of one chain, and all that is counted of it."""
+    key = jax.random.fold_in(chain.key, chain.step)
+    power = jnp.minimum(1.0, (chain.step + 1) / jnp.maximum(phase.ramp, 1.0))
+    state, info = kernel.algorithm(chain.step_size, power).step(key, chain.state)
+    rate = jnp.asarray(getattr(info, "acceptance_rate", 1.0), chain.acceptance.dtype)
+    new = chain._replace(state=state, step=chain.step + 1)
+    if target is not None:
+        new = _adapted(target, kernel, new, rate if kernel.quality is None else kernel.quality(info))
+    if in_warmup and kernel.observe is not None:
+        new = _averaged(phase.tuning, kernel.observe(state), new)
+    energy = jnp.square(jnp.asarray(getattr(info, "energy_error", jnp.nan), rate.dtype))
+    energy = jnp.where(jnp.isfinite(energy) | (not hasattr(info, "energy_error")), energy, chain.energy)  # refused
+    noise = jnp.asarray(getattr(info, "inflation", jnp.nan), rate.dtype)
+    if in_warmup:
+        return new._replace(acceptance=rate, energy=energy, gradient_noise=noise)
+    moments = streaming.update(chain.moments, state.position)
+    return new._replace(
+        moments=moments,
+        acceptance=chain.acceptance + (rate - chain.acceptance) / moments.draws,
+        energy=chain.energy + (energy - chain.energy) / moments.draws,
+        gradient_noise=chain.gradient_noise + (noise - chain.gradient_noise) / moments.draws,
+    )
+
+
+def _adapted(target: float, kernel: Kernel, chain: Chain, quality: Array) -> Chain:
+    """The chain with the step size that dual averaging takes next."""
+    adaptation = _dual_averaging(target)[1](chain.adaptation, jnp.nan_to_num(quality))
+    step_size = jnp.minimum(jnp.exp(adaptation.log_step_size), kernel.max_step_size)
+    return chain._replace(adaptation=adaptation, step_size=step_size.astype(chain.step_size.dtype))
+
+
+def _averaged(tuning: Array, observed: PyTree, chain: Chain) -> Chain:
+    """The chain with an observation counted into its averages where ``tuning`` is 1."""
+    count = chain.averaged + tuning
+    share = tuning / jnp.maximum(count, 1.0)
+    averages = jax.tree.map(lambda x, new: x + share * (new - x), chain.averages, observed)
+    return chain._replace(averages=averages, averaged=count)
+
+
+def _summaries(kernel: Kernel, summary: Callable[..., Array], state: PyTree) -> Array:
+    return summary(state.position, None if kernel.move.score is None else kernel.move.score(state))
 
 
 def _pool_step_size(chains: Chain, max_step_size: float) -> Chain:

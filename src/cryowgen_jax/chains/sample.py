@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.chains import diagnostics, parallel, streaming
-from cryowgen_jax.chains.book import Progress, plan
-from cryowgen_jax.chains.kernels import assemble, require_start
+from cryowgen_jax.chains.assembly import assemble, require_start
+from cryowgen_jax.chains.record import Progress
 from cryowgen_jax.chains.run import START_STEP, run
+from cryowgen_jax.chains.schedule import plan
 from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey
 
@@ -44,7 +45,7 @@ class ChainResult:
     acceptance
         Mean acceptance rate after warm-up; 1 for kernels that reject nothing.
     step_size
-        After adaptation: eta of the Euler schemes, 1 - a of pcnl; nan for an algorithm that brought its own.
+        After adaptation; nan for an algorithm that brought its own.
     num_gradients
         Gradients of the witness (or log-density), all chains, warm-up included.
     energy_error
@@ -165,36 +166,35 @@ def sample(
     if num_kept is None:
         num_kept = _draws_that_fit(num_steps, positions.nbytes)
     traced = parallel.is_traced((key, assembly.kernel, positions))
-    report = _print_progress if progress is True else progress or None
-    outcome = run(
+    record = run(
         key,
         assembly.kernel,
         positions,
-        assembly.probe,
+        assembly.summary,
         plan(warmup, num_steps, num_kept, in_one=traced, learns=assembly.kernel.refit is not None),
         devices=devices,
         batch_size=batch_size,
         checkpoint=checkpoint,
-        report=report,
+        progress=_print_progress if progress is True else progress or None,
     )
-    mean, variance = streaming.pool(outcome.chains.moments)
-    groups = (assembly.probe.size, assembly.probe.summaries)
-    summaries = outcome.records[..., : groups[0] * groups[1]]
+    mean, variance = streaming.pool(record.chains.moments)
+    groups = (assembly.summary.size, assembly.summary.kinds)
+    summaries = record.records[..., : groups[0] * groups[1]]
     return ChainResult(
-        samples=outcome.kept,
+        samples=record.kept,
         mean=mean,
         variance=variance,
         ess=jnp.nanmin(diagnostics.effective_sample_size(summaries)),
         r_hat=jnp.nanmax(diagnostics.split_r_hat(summaries)),
-        acceptance=jnp.mean(outcome.chains.acceptance),
-        step_size=outcome.chains.step_size[0],
-        energy_error=jnp.sqrt(jnp.mean(outcome.chains.energy)),
-        gradient_noise=jnp.mean(outcome.chains.gradient_noise),
-        records=outcome.records,
-        num_gradients=num_chains * outcome.steps_done * assembly.kernel.gradients_per_step,
+        acceptance=jnp.mean(record.chains.acceptance),
+        step_size=record.chains.step_size[0],
+        energy_error=jnp.sqrt(jnp.mean(record.chains.energy)),
+        gradient_noise=jnp.mean(record.chains.gradient_noise),
+        records=record.records,
+        num_gradients=num_chains * record.steps * assembly.kernel.gradients_per_step,
         sampler=assembly.kernel.name,
         reason=assembly.reason,
-        status=outcome.status,
+        status=record.status,
         groups=groups,
     )
 

@@ -1,4 +1,4 @@
-"""Small summaries of a position, recorded along a chain in place of the position itself."""
+"""A few numbers that stand for a position, recorded along a chain in place of the position itself."""
 
 from __future__ import annotations
 
@@ -17,28 +17,55 @@ MAX_COORDINATES = 256
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ShellProbe:
-    """Per Fourier shell, wedge and measured region apart: a linear functional, the energy and the virial.
+class ShellSummary:
+    r"""Summary of a volume by Fourier shell, those of the wedge first, then those of the measured region.
 
-    The functional (coefficients summed with fixed random signs) shows how the mean mixes, the energy about a reference
-    how the variance does. The virial, sum_k (z - c)_k . (grad F)_k over the shell's number of real coefficients, is -1
-    on average over the posterior, whatever c is (an integration by parts). Call it on a volume and its score:
-    (6 * num_shells,), or without a score, (4 * num_shells,). Wedge shells come first.
+    Three numbers for each shell of n real coefficients, c being the reference:
+
+    .. math:: \mathrm{Re} \sum_k s_k (z - c)_k, \qquad \sum_k |z - c|_k^2, \qquad
+              \frac{1}{n} \sum_k (z - c)_k \cdot (\nabla F)_k .
+
+    The first, with fixed random signs s, shows how the mean mixes, the energy how the variance does. The third, the
+    virial, is -1 on average over the posterior whatever c is (integrate by parts). It needs the score grad F.
+
+    Attributes
+    ----------
+    label
+        Shell of every coefficient, rfftn layout.
+    signs
+        s, of modulus 1.
+    reference
+        c as a half spectrum.
+    num_shells
+        Of the wedge, and as many of the measured region.
     """
 
     label: Array
     signs: Array
     reference: Array
     num_shells: int = dataclasses.field(metadata={"static": True})
-    summaries: ClassVar[int] = 2  # kinds of summaries before the virial
+    kinds: ClassVar[int] = 2  # numbers per shell besides the virial
 
     @property
     def size(self) -> int:
-        """Entries of one kind."""
+        """Number of shells, both regions together."""
         return 2 * self.num_shells
 
     def __call__(self, position: Array, score: Array | None = None) -> Array:
-        """Summaries of one volume; ``score``: gradient of the log-density there, a volume or its half spectrum."""
+        """All functionals, then all energies, then all virials.
+
+        Parameters
+        ----------
+        position
+            One volume.
+        score
+            Gradient of the log-density there, a volume or its half spectrum; None leaves out the virials.
+
+        Returns
+        -------
+        Array
+            (3 size,), or (2 size,) without a score.
+        """
         spectrum = fourier.rfftn(position) - self.reference
         weight = fourier.multiplicity(position.shape)
         linear = jnp.real(spectrum * self.signs) * weight
@@ -55,36 +82,43 @@ class ShellProbe:
         return jnp.concatenate([sums(linear), sums(energy), sums(virial) / freedom])
 
 
-def shell_probe(reference: Array, transfer: Array, shape: tuple[int, ...]) -> ShellProbe:
-    """Probe for volumes of this shape; the wedge is where the transfer vanishes. Shells as in ``fourier.shell_index``.
+def shell_summary(reference: Array, transfer: Array, shape: tuple[int, ...]) -> ShellSummary:
+    """The summary for volumes of one shape.
 
-    ``reference`` is a half spectrum to measure energies from, such as the Gaussian part's mean.
+    Parameters
+    ----------
+    reference
+        Half spectrum from which energies are measured, such as the Gaussian part's mean.
+    transfer
+        Of the decoder, rfftn layout; the wedge is where it vanishes.
+    shape
+        (Z, Y, X). Shells are those of ``fourier.shell_index``, half as many as the shortest edge has voxels.
     """
     num_shells = max(1, min(shape) // 2)
     shells = np.maximum(fourier.shell_index(shape, num_shells), 0)
     signs = np.random.default_rng(0).choice([1, -1, 1j, -1j], fourier.spectrum_shape(shape)).astype(np.complex64)
     label = jnp.asarray(shells) + num_shells * (transfer > 0)
-    return ShellProbe(label, jnp.asarray(signs), reference, num_shells)
+    return ShellSummary(label, jnp.asarray(signs), reference, num_shells)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class CoordinateProbe:
-    """The coordinates of a position, or a fixed random 256 of them where there are more, and their virials.
+class CoordinateSummary:
+    """Coordinates of a position, and the virial z_i (grad F)_i of each, which is -1 on average.
 
-    The virial of coordinate i is z_i (grad F)_i, -1 on average.
+    ``index``: which coordinates of the flattened position.
     """
 
     index: Array
-    summaries: ClassVar[int] = 1
+    kinds: ClassVar[int] = 1  # numbers per coordinate besides the virial
 
     @property
     def size(self) -> int:
-        """Entries of one kind."""
+        """Number of coordinates."""
         return int(self.index.shape[0])
 
     def __call__(self, position: Array, score: Array | None = None) -> Array:
-        """Summaries of one position; ``score``: gradient of the log-density there, or its half spectrum."""
+        """Coordinates, (size,), and behind them their virials where there is a score, an array or its half spectrum."""
         values = position.reshape(-1)[self.index]
         if score is None:
             return values
@@ -92,10 +126,10 @@ class CoordinateProbe:
         return jnp.concatenate([values, values * force.reshape(-1)[self.index]])
 
 
-def coordinate_probe(shape: tuple[int, ...]) -> CoordinateProbe:
-    """Probe for positions of this shape."""
+def coordinate_summary(shape: tuple[int, ...]) -> CoordinateSummary:
+    """The summary for positions of one shape: all coordinates, or a fixed random 256 where there are more."""
     size = int(np.prod(shape))
     chosen = np.arange(size)
     if size > MAX_COORDINATES:
         chosen = np.sort(np.random.default_rng(0).choice(size, MAX_COORDINATES, replace=False))
-    return CoordinateProbe(jnp.asarray(chosen))
+    return CoordinateSummary(jnp.asarray(chosen))

@@ -2,11 +2,19 @@
 
 from cryowgen_jax.samplers.importance import WeightedFamily, weigh, weighted
 from cryowgen_jax.samplers.independent import build as independent
-from cryowgen_jax.samplers.interface import GaussianPart, algorithm
-from cryowgen_jax.samplers.kinetic import LONGEST_STEP, Regressors, acceptance_of_a_part, regression, regressors, score
+from cryowgen_jax.samplers.interface import GaussianPart, Recipe, algorithm, score
+from cryowgen_jax.samplers.kinetic import (
+    LONGEST_STEP,
+    METROPOLIS_SIZE,
+    Regressors,
+    acceptance_of_a_part,
+    regression,
+    regressors,
+)
 from cryowgen_jax.samplers.kinetic import build as kinetic
 from cryowgen_jax.samplers.langevin import build as langevin
 from cryowgen_jax.samplers.leimkuhler_matthews import build as leimkuhler_matthews
+from cryowgen_jax.samplers.mala import build as mala
 from cryowgen_jax.samplers.pcnl import build as pcnl
 from cryowgen_jax.samplers.preconditioned import NoiseFn, largest_step, white_noise
 from cryowgen_jax.samplers.preconditioned import build as preconditioned
@@ -17,8 +25,10 @@ from cryowgen_jax.samplers.tempered import build as tempered
 
 __all__ = [
     "LONGEST_STEP",
+    "METROPOLIS_SIZE",
     "GaussianPart",
     "NoiseFn",
+    "Recipe",
     "Regressors",
     "WeightedFamily",
     "acceptance_of_a_part",
@@ -29,6 +39,7 @@ __all__ = [
     "largest_sk_rock_step",
     "largest_step",
     "leimkuhler_matthews",
+    "mala",
     "pcnl",
     "preconditioned",
     "regression",

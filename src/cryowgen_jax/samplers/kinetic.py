@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.pytrees import bind
-from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm, value_and_spectral_gradient
+from cryowgen_jax.samplers.interface import GaussianPart, Recipe, Witness, algorithm, score, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
 
 LONGEST_STEP = math.pi / 2  # a quarter turn: where w = 0, positions a step apart are independent
-
+LONGEST_UNADJUSTED_STEP = 1.0
+METROPOLIS_SIZE = 512  # elements above which a test on the sum of all energy errors would shrink the steps
+TARGET_ACCEPTANCE = 0.75
 
 Regressors = tuple[Array, Array, Array, Array]
 
@@ -95,11 +99,6 @@ def build(
     return algorithm(bind(init, witness, gaussian), bind(function, witness, gaussian, step_size, persistence, power))
 
 
-def score(gaussian: GaussianPart, state: KineticState) -> Array:
-    """Half spectrum of the gradient of log-density at the state, at power 1; no new gradient is taken."""
-    return state.gradient - gaussian.precision * state.offset
-
-
 def regressors(state: KineticState) -> Regressors:
     """What :func:`regression` needs the means of: offset, gradient, offset squared, gradient times offset."""
     offset, gradient = state.offset, state.gradient
@@ -137,6 +136,16 @@ def acceptance_of_a_part(fraction: Array | float, info: KineticInfo) -> Array:
     needs smaller steps in larger boxes. This one does not; it measures the energy error per mode.
     """
     return jax.lax.erfc(jnp.abs(info.energy_error) * jnp.sqrt(jnp.asarray(fraction / 8.0, info.energy_error.dtype)))
+
+
+def quality_without_a_test(size: int) -> Callable[[KineticInfo], Array]:
+    """:func:`acceptance_of_a_part` for positions of ``size`` elements, the part being ``METROPOLIS_SIZE`` of them."""
+    return bind(acceptance_of_a_part, min(1.0, METROPOLIS_SIZE / size))
+
+
+def first_step(gap: Array) -> Array:
+    """A step that is well accepted where w has curvature at most gap / C."""
+    return jnp.minimum(0.5, 0.7 * jax.lax.rsqrt(jnp.maximum(gap, 1e-6)))
 
 
 def critical_persistence(step_size: Array) -> Array:
@@ -224,3 +233,11 @@ def _move(
 
 def _white(key: PRNGKey, like: Array) -> Array:
     return fourier.rfftn(jax.random.normal(key, like.shape, like.dtype))
+
+
+KINETIC = Recipe(build, first_step, TARGET_ACCEPTANCE, LONGEST_STEP, score, observe=regressors, ramps=True)
+KINETIC_UNADJUSTED = KINETIC._replace(
+    build=functools.partial(build, adjusted=False),
+    max_step_size=LONGEST_UNADJUSTED_STEP,
+    quality=quality_without_a_test,
+)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.pytrees import bind
-from cryowgen_jax.samplers.interface import algorithm
-from cryowgen_jax.samplers.langevin import LangevinInfo
+from cryowgen_jax.samplers.interface import Recipe, algorithm
+from cryowgen_jax.samplers.langevin import LangevinInfo, first_step
 from cryowgen_jax.types import Array, LogDensityFn, PRNGKey
 
 if TYPE_CHECKING:
@@ -59,3 +59,6 @@ def step(
         LeimkuhlerMatthewsState(state.position + step_size * gradient + kick, noise),
         LangevinInfo(value, jnp.ones_like(value)),
     )
+
+
+LEIMKUHLER_MATTHEWS = Recipe(build, first_step)

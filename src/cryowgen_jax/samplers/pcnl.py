@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.pytrees import bind
-from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm, value_and_spectral_gradient
+from cryowgen_jax.samplers.interface import GaussianPart, Recipe, Witness, algorithm, score, value_and_spectral_gradient
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 
@@ -33,17 +34,19 @@ class PcnlInfo(NamedTuple):
 
 
 def build(
-    witness: Witness, gaussian: GaussianPart, contraction: Array | float, *, adjusted: bool = True
+    witness: Witness, gaussian: GaussianPart, step_size: Array | float, *, adjusted: bool = True
 ) -> SamplingAlgorithm:
     r"""Preconditioned Crank-Nicolson Langevin (pCNL) for exp(w(z)) N(z; mu, C), C diagonal in Fourier space.
 
-    .. math:: v = \mu + a (u - \mu) + (1 - a)\, C \nabla w(u) + \sqrt{1 - a^2}\, C^{1/2} \xi,
+    With the step size h and a = 1 - h the proposal from u is
 
-    with the Metropolis test free of Gaussian terms (Cotter, Roberts, Stuart and White, Stat. Sci. 2013): with
-    u' = u - mu and g = grad w,
+    .. math:: v = \mu + a (u - \mu) + h\, C \nabla w(u) + \sqrt{1 - a^2}\, C^{1/2} \xi .
+
+    Its Metropolis test has no Gaussian terms (Cotter, Roberts, Stuart and White, Stat. Sci. 2013): with u' = u - mu and
+    g = grad w,
 
     .. math:: \log\alpha = w(v) - w(u) + \sum_k \tfrac{1}{1 + a}\{ g(v)_k (u' - a v')_k - g(u)_k (v' - a u')_k
-              - \tfrac12 (1 - a) C_k (|g(v)_k|^2 - |g(u)_k|^2) \}.
+              - \tfrac12 h\, C_k (|g(v)_k|^2 - |g(u)_k|^2) \}.
 
     Parameters
     ----------
@@ -51,18 +54,24 @@ def build(
         w: volume -> scalar, smooth.
     gaussian
         The Gaussian part.
-    contraction
-        a in [0, 1): 0 draws independently where w = 0; the step is 1 - a. Scalar or one per coefficient (rfftn layout).
+    step_size
+        h in (0, 1]; at 1 positions a step apart are independent where w = 0. Scalar or one per coefficient (rfftn
+        layout).
     adjusted
         Apply the Metropolis test. Without it, on a mode where w has curvature g / C the stationary variance is
-        C/(1 + g) (2 - e)/(2 - e - e g), e = 1 - a; stable iff e (1 + g) < 2, whatever the data weight.
+        C/(1 + g) (2 - h)/(2 - h - h g); stable iff h (1 + g) < 2, whatever the data weight.
 
     Notes
     -----
     One witness gradient and three transforms a step.
     """
     function = adjusted_step if adjusted else unadjusted_step
-    return algorithm(bind(init, witness, gaussian), bind(function, witness, gaussian, contraction))
+    return algorithm(bind(init, witness, gaussian), bind(function, witness, gaussian, step_size))
+
+
+def first_step(gap: Array) -> Array:
+    """A step that is stable and well accepted where w has curvature at most gap / C."""
+    return jnp.minimum(0.5, 0.3 / (1.0 + gap))
 
 
 def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRNGKey | None = None) -> PcnlState:
@@ -72,20 +81,20 @@ def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRN
 
 
 def unadjusted_step(
-    witness: Witness, gaussian: GaussianPart, contraction: Array, rng_key: PRNGKey, state: PcnlState
+    witness: Witness, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: PcnlState
 ) -> tuple[PcnlState, PcnlInfo]:
     """One update that is always taken."""
-    proposal = _propose(witness, gaussian, contraction, rng_key, state)
+    proposal = _propose(witness, gaussian, step_size, rng_key, state)
     return proposal, PcnlInfo(jnp.ones(()), jnp.ones((), bool))
 
 
 def adjusted_step(
-    witness: Witness, gaussian: GaussianPart, contraction: Array, rng_key: PRNGKey, state: PcnlState
+    witness: Witness, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: PcnlState
 ) -> tuple[PcnlState, PcnlInfo]:
     """One update with the Metropolis test; a proposal that is not finite is refused."""
     proposal_key, accept_key = jax.random.split(rng_key)
-    proposal = _propose(witness, gaussian, contraction, proposal_key, state)
-    log_alpha = _log_acceptance(gaussian, contraction, state, proposal)
+    proposal = _propose(witness, gaussian, step_size, proposal_key, state)
+    log_alpha = _log_acceptance(gaussian, step_size, state, proposal)
     log_alpha = jnp.where(jnp.isnan(log_alpha), -jnp.inf, log_alpha)
     rate = jnp.exp(jnp.minimum(log_alpha, 0.0))
     accept = jax.random.uniform(accept_key) < rate
@@ -99,10 +108,10 @@ def _state(witness: Witness, gaussian: GaussianPart, position: Array, offset: Ar
 
 
 def _propose(
-    witness: Witness, gaussian: GaussianPart, contraction: Array, rng_key: PRNGKey, state: PcnlState
+    witness: Witness, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: PcnlState
 ) -> PcnlState:
     noise = fourier.rfftn(jax.random.normal(rng_key, state.position.shape, state.position.dtype))
-    a = jnp.asarray(contraction, state.position.dtype)
+    a = 1 - jnp.asarray(step_size, state.position.dtype)
     offset = (
         a * state.offset
         + (1 - a) / gaussian.precision * state.gradient
@@ -112,10 +121,14 @@ def _propose(
     return _state(witness, gaussian, position, offset)
 
 
-def _log_acceptance(gaussian: GaussianPart, contraction: Array, old: PcnlState, new: PcnlState) -> Array:
-    a = jnp.asarray(contraction, old.position.dtype)
+def _log_acceptance(gaussian: GaussianPart, step_size: Array, old: PcnlState, new: PcnlState) -> Array:
+    a = 1 - jnp.asarray(step_size, old.position.dtype)
     g_new, g_old, u, v = new.gradient, old.gradient, old.offset, new.offset
     # |g_new|^2 - |g_old|^2 as a product of sum and difference keeps its digits.
     terms = fourier.real_product(g_new, u - a * v) - fourier.real_product(g_old, v - a * u)
     terms = terms - 0.5 * (1 - a) / gaussian.precision * fourier.real_product(g_new - g_old, g_new + g_old)
     return new.witness - old.witness + jnp.sum(terms / (1 + a) * fourier.multiplicity(old.position.shape))
+
+
+PCNL = Recipe(build, first_step, target=0.7, max_step_size=1.0, score=score)
+PCNL_UNADJUSTED = Recipe(functools.partial(build, adjusted=False), first_step, score=score)

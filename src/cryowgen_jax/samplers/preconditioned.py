@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.pytrees import bind
-from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm
+from cryowgen_jax.samplers.interface import GaussianPart, Recipe, Witness, algorithm
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 
@@ -98,3 +98,6 @@ def step(
     )
     position = fourier.irfftn(gaussian.mean_spectrum + offset, state.position.shape)
     return PreconditionedState(position, offset, noise), PreconditionedInfo(value, jnp.ones_like(value))
+
+
+PRECONDITIONED = Recipe(build, largest_step)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax.pytrees import bind
-from cryowgen_jax.samplers.interface import algorithm
+from cryowgen_jax.samplers.interface import Recipe, algorithm
 from cryowgen_jax.samplers.langevin import LangevinInfo, LangevinState, init
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey
@@ -17,13 +17,14 @@ from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
 
+NUM_STAGES = 10
 _DAMPING = 0.05
 
 
 def build(
     log_density: LogDensityFn,
     step_size: Array | float,
-    num_stages: int = 10,
+    num_stages: int = NUM_STAGES,
     preconditioner: Array | None = None,
 ) -> SamplingAlgorithm:
     r"""Stochastic orthogonal Runge-Kutta-Chebyshev scheme (SK-ROCK) of s stages and step dt.
@@ -72,7 +73,7 @@ def build(
     return algorithm(init, bind(step, log_density, step_size, coefficients, preconditioner))
 
 
-def largest_step(curvature: Array | float, num_stages: int = 10) -> Array:
+def largest_step(curvature: Array | float, num_stages: int = NUM_STAGES) -> Array:
     r"""The original rule dt = ((s - 1/2)^2 (2 - 4 eta / 3) - 3/2) / L.
 
     Parameters
@@ -142,3 +143,6 @@ def _checked(num_stages: int) -> int:
     if isinstance(num_stages, bool) or not isinstance(num_stages, (int, np.integer)) or num_stages < 2:
         raise InputError(f"num_stages={num_stages!r} is no number of stages: give a Python integer of at least 2")
     return int(num_stages)
+
+
+SK_ROCK = Recipe(build, largest_step)

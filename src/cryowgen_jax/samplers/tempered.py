@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.pytrees import bind
-from cryowgen_jax.samplers.interface import GaussianPart, Witness, algorithm
+from cryowgen_jax.samplers.interface import GaussianPart, Recipe, Witness, algorithm
 from cryowgen_jax.samplers.kinetic import LONGEST_STEP, KineticState, adjusted_step
 from cryowgen_jax.samplers.kinetic import init as kinetic_init
 from cryowgen_jax.types import Array, PRNGKey
@@ -32,7 +32,9 @@ class TemperedInfo(NamedTuple):
     swap_rate: Array
 
 
-def build(witness: Witness, gaussian: GaussianPart, powers: Array, step_sizes: Array | float) -> SamplingAlgorithm:
+def build(
+    witness: Witness, gaussian: GaussianPart, powers: Array, step_sizes: Array | float, scale: Array | float = 1.0
+) -> SamplingAlgorithm:
     r"""Parallel tempering on rho_t(z) ~ exp(t w(z)) N(z; mu, C), for wedges with several modes.
 
     Every rung takes one Metropolis-adjusted kinetic step, then neighbours swap with probability
@@ -52,13 +54,21 @@ def build(witness: Witness, gaussian: GaussianPart, powers: Array, step_sizes: A
         of rungs grows like sqrt(Var w).
     step_sizes
         h of every rung, or one for all; the rung at t = 0 always takes a quarter turn.
+    scale
+        Factor on all step sizes: the step size of the whole ladder for a driver that has one number for it.
 
     Notes
     -----
     One witness gradient per rung and step, rungs vectorised. Geyer (1991); Syed, Bouchard-Cote, Deligiannidis and
     Doucet (JRSS B 2022) for the alternation of even and odd pairs.
     """
-    return algorithm(bind(init, witness, gaussian, powers), bind(step, witness, gaussian, powers, step_sizes))
+    return algorithm(bind(init, witness, gaussian, powers), bind(step, witness, gaussian, powers, scale * step_sizes))
+
+
+def first_step(curvature: None = None) -> Array:
+    """1: the rungs' own step sizes."""
+    del curvature
+    return jnp.ones(())
 
 
 def init(
@@ -108,3 +118,6 @@ def _swaps(key: PRNGKey, powers: Array, witness: Array, even: Array) -> tuple[Ar
     log_alpha = (powers - jnp.roll(powers, -1)) * (jnp.roll(witness, -1) - witness)
     uniform = jax.random.uniform(key, powers.shape, witness.dtype)
     return tries, tries & (jnp.log(uniform) < log_alpha)
+
+
+TEMPERED = Recipe(build, first_step)

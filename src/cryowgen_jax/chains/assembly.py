@@ -1,0 +1,154 @@
+"""From a posterior and a sampler's name to a kernel, where its chains start and what to watch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax import potentials, samplers
+from cryowgen_jax.chains.kernel import Kernel, Move
+from cryowgen_jax.chains.sampler_table import POSTERIOR, SAMPLERS, Target
+from cryowgen_jax.chains.summaries import CoordinateSummary, ShellSummary, coordinate_summary, shell_summary
+from cryowgen_jax.potentials import FourierGaussian, Posterior
+from cryowgen_jax.pytrees import as_pytree, bind
+from cryowgen_jax.types import Array, FourierDiagonal, LogDensityFn, PRNGKey
+
+AUTO = "auto"
+_NO_START = "init=None: a log-density does not say where to start; give init, one position or one per chain"
+
+
+class Assembly(NamedTuple):
+    """A kernel, where its chains start, and what is recorded of them.
+
+    Attributes
+    ----------
+    kernel
+        With its first step size.
+    start
+        Key -> start position; None where the caller has to give one.
+    summary
+        Position and score -> numbers to record.
+    reason
+        Why this kernel.
+    """
+
+    kernel: Kernel
+    start: Callable[[Array], Array] | None
+    summary: ShellSummary | CoordinateSummary
+    reason: str
+
+
+def assemble(key: PRNGKey, target: Posterior | LogDensityFn, sampler: Any, example: Array | None) -> Assembly:
+    """Choose kernel, start and summary.
+
+    Parameters
+    ----------
+    key
+        For what has to be found out by trial: ladders, and the curvature of decoders.
+    target
+        A posterior, or any log-density of one position.
+    sampler
+        "auto", a name in ``SAMPLERS``, or a BlackJAX SamplingAlgorithm that already knows its target.
+    example
+        One start position where the caller has one; a log-density needs it.
+
+    Raises
+    ------
+    ValueError
+        Where the sampler is none, or the target does not say what it needs to know.
+    TypeError
+        Where it needs a Gaussian part that can be drawn exactly.
+    """
+    known = _known(key, target)
+    start = None if known.gaussian is None else as_pytree(known.gaussian.draw)
+    summary = _summary(known, example)
+    if not isinstance(sampler, str):
+        return Assembly(_ready_made(sampler), start, summary, "given")
+    reason = "asked for by name"
+    if sampler == AUTO:
+        sampler, reason = _choose(known)
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler={sampler!r} is not known: give one of {_names()} or a BlackJAX algorithm")
+    row = SAMPLERS[sampler]
+    row.require(known)
+    exact = known.gaussian is not None and known.witness is None and POSTERIOR in row.needs
+    return Assembly(_exact_draws(known.gaussian) if exact else row.kernel(known), start, summary, reason)
+
+
+def require_start(assembly: Assembly) -> Callable[[Array], Array]:
+    """Where chains start by themselves; a ValueError where the caller has to say."""
+    if assembly.start is None:
+        raise ValueError(_NO_START)
+    return assembly.start
+
+
+def _known(key: PRNGKey, given: Posterior | LogDensityFn) -> Target:
+    if not isinstance(given, Posterior):
+        return Target(key, given)
+    posterior: Posterior = as_pytree(given)
+    split = potentials.split if isinstance(posterior.decoder, FourierDiagonal) else potentials.split_tether
+    return Target(key, posterior, *split(posterior))
+
+
+def _choose(target: Target) -> tuple[str, str]:
+    """Which kernel suits the target, and why, in words."""
+    if target.gaussian is None:
+        return "mala", "a bare log-density says nothing of its structure"
+    if target.witness is None:
+        return "kinetic", "nothing but the Gaussian part is left, and that is drawn exactly"
+    if potentials.is_stochastic(target.witness) and target.is_diagonal:
+        return "stochastic", "the witness is random, so that nothing can be rejected; its noise is measured and removed"
+    if not target.is_diagonal:
+        return (
+            "kinetic",
+            "no transform diagonalises the decoder: the tether is the Gaussian part, and steps are tested",
+        )
+    size = int(np.prod(target.gaussian.shape))
+    if size <= samplers.METROPOLIS_SIZE:
+        return "kinetic", f"{size} elements are few enough for a Metropolis test, which makes it exact"
+    return "kinetic_unadjusted", (
+        f"a Metropolis test over {size} elements would shrink the steps, so the energy error per element is "
+        "held small instead, which biases variances by less than a per cent: sampler='kinetic' is exact and slower"
+    )
+
+
+def _exact_draws(gaussian: FourierGaussian) -> Kernel:
+    move = _unchanging(samplers.independent(gaussian.draw))
+    return Kernel(move, jnp.ones(()), name="exact Gaussian draws", gradients_per_step=0)
+
+
+def _ready_made(algorithm: Any) -> Kernel:
+    if not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
+        raise ValueError(f"sampler={algorithm!r}: give one of {_names()} or a BlackJAX SamplingAlgorithm (init, step)")
+    return Kernel(_unchanging(algorithm), jnp.asarray(jnp.nan), name="given")
+
+
+def _unchanging(algorithm: Any) -> Move:
+    """The move of an algorithm that has its own step size, or none."""
+    return Move(bind(_whatever_the_step_size, algorithm.init, algorithm.step))
+
+
+def _whatever_the_step_size(init: Callable[..., Any], step: Callable[..., Any], step_size: Array) -> Any:
+    del step_size
+    return samplers.algorithm(init, step)
+
+
+def _names() -> str:
+    return ", ".join((AUTO, *SAMPLERS))
+
+
+def _summary(target: Target, example: Array | None) -> ShellSummary | CoordinateSummary:
+    if target.gaussian is None:
+        return coordinate_summary(_require_example(example).shape)
+    if target.is_diagonal and len(target.gaussian.shape) == 3:
+        return shell_summary(target.gaussian.mean_spectrum, target.given.decoder.transfer, target.gaussian.shape)
+    return coordinate_summary(target.gaussian.shape)
+
+
+def _require_example(example: Array | None) -> Array:
+    if example is None:
+        raise ValueError(_NO_START)
+    return example
