@@ -103,7 +103,7 @@ def test_summaries_that_never_move_and_short_runs_have_no_diagnosis(rng):
         assert np.all(np.isnan(statistic(jnp.asarray(records[:, :5], jnp.float32))))
 
 
-# Summaries --------------------------------------------------------------------------------------------------------------
+# Summaries -----------------------------------------------------------------------------------------------------------
 
 
 def test_shell_energies_add_up_to_the_distance_from_the_reference(rng):
