@@ -21,7 +21,7 @@ from cryowgen_jax.types import Array, PRNGKey
 
 MAX_RUNGS = 1024
 PILOT_SPACING, PILOT_PARTICLES, PILOT_MOVES = 1.0, 16, 4
-TRACED_RUNGS = 16  # where the pilot run is traced, so that its number of rungs is not known in time
+TRACED_RUNGS = 16  # in a trace, whose shapes cannot depend on how many the pilot run finds
 LEAST_PRECISION = 0.1  # share of the Gaussian part's precision that learning leaves at least
 FIRST_STEP_SIZE = 0.5
 TARGET_ACCEPTANCE = 0.8
@@ -118,7 +118,7 @@ def states_at(
     return platform.map_items(lambda pair: init(*pair), (positions, jax.random.split(key, positions.shape[0])))
 
 
-class Works(NamedTuple):
+class Annealed(NamedTuple):
     """Log-weights of particles that were carried along a ladder, and their states at its end."""
 
     log_weights: Array
@@ -168,18 +168,29 @@ def find_ladder(
         return (climb.powers[climb.rung] < 1.0) & (climb.rung < MAX_RUNGS - 1)
 
     def step(climb: _Climb) -> _Climb:
-        n, powers, step_sizes, step_size, states = climb
-        spread = jnp.std(states.witness, ddof=1)
-        rung = jnp.minimum(powers[n] + spacing / jnp.maximum(spread, 1e-6), 1.0)
-        rung = jnp.where(n == MAX_RUNGS - 2, 1.0, rung)
-        states, acceptance = _move(witness, gaussian, jax.random.fold_in(key, n), states, step_size, rung, num_moves)
+        n, step_size = climb.rung, climb.step_size
+        spread = jnp.std(climb.states.witness, ddof=1)
+        power = jnp.minimum(climb.powers[n] + spacing / jnp.maximum(spread, 1e-6), 1.0)
+        power = jnp.where(n == MAX_RUNGS - 2, 1.0, power)
+        move_key = jax.random.fold_in(key, n)
+        states, acceptance = _move(witness, gaussian, move_key, climb.states, step_size, power, num_moves)
         step_size = step_size * jnp.exp(ADAPTATION * (acceptance - TARGET_ACCEPTANCE))
         step_size = jnp.minimum(step_size, samplers.LONGEST_STEP)
-        return _Climb(n + 1, powers.at[n + 1].set(rung), step_sizes.at[n + 1].set(step_size), step_size, states)
+        return _Climb(
+            rung=n + 1,
+            powers=climb.powers.at[n + 1].set(power),
+            step_sizes=climb.step_sizes.at[n + 1].set(step_size),
+            step_size=step_size,
+            states=states,
+        )
 
-    powers = jnp.ones(MAX_RUNGS).at[0].set(0.0)
-    sizes = jnp.full(MAX_RUNGS, FIRST_STEP_SIZE)
-    start = _Climb(jnp.zeros((), jnp.int32), powers, sizes, jnp.float32(FIRST_STEP_SIZE), states)
+    start = _Climb(
+        rung=jnp.zeros((), jnp.int32),
+        powers=jnp.ones(MAX_RUNGS).at[0].set(0.0),
+        step_sizes=jnp.full(MAX_RUNGS, FIRST_STEP_SIZE),
+        step_size=jnp.float32(FIRST_STEP_SIZE),
+        states=states,
+    )
     top = jax.lax.while_loop(unfinished, step, start)
     return Ladder(top.powers, top.step_sizes, top.rung), top.states
 
@@ -192,7 +203,7 @@ def anneal(
     states: KineticState,
     num_moves: int,
     up: Array | bool,
-) -> Works:
+) -> Annealed:
     r"""Annealed importance sampling up or down a ladder (Neal, Statistics and Computing 2001).
 
     .. math:: \log W = \sum_i (t_{i+1} - t_i)\, w(z_i), \qquad E\,W = Z_1 / Z_0
@@ -232,7 +243,7 @@ def anneal(
         )
         return log_weights, states
 
-    return Works(*jax.lax.fori_loop(0, n, one, (jnp.zeros(states.witness.shape), states)))
+    return Annealed(*jax.lax.fori_loop(0, n, one, (jnp.zeros(states.witness.shape), states)))
 
 
 def _move(

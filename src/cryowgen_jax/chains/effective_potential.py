@@ -118,8 +118,8 @@ def effective_potential(
     gaussian, remainder = potentials.split(posterior)
     offset = potentials.log_normaliser(posterior) if normalised else jnp.zeros(())
     if remainder is None:
-        value, zero = offset - gaussian.log_integral, jnp.zeros(())
-        return PsiEstimate(value, value, value, zero, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        psi, none = offset - gaussian.log_integral, jnp.zeros((), jnp.int32)
+        return PsiEstimate(psi, psi, psi, standard_error=jnp.zeros(()), num_rungs=none, num_gradients=none)
     climb, carry, settle = _programs(num_moves, num_equilibration)
     size = num_particles
     pilot, fit, search, rise, rest, fall = jax.random.split(key, 6)
@@ -144,7 +144,14 @@ def effective_potential(
     psi = offset - gaussian.log_integral
     error = jnp.std(up - down, ddof=1) / 2 / jnp.sqrt(size)
     lower, upper = psi + jnp.mean(down), psi - jnp.mean(up)
-    return PsiEstimate(0.5 * (lower + upper), lower, upper, error, ladder.num_rungs, size * (steps + 4))
+    return PsiEstimate(
+        value=0.5 * (lower + upper),
+        lower=lower,
+        upper=upper,
+        standard_error=error,
+        num_rungs=ladder.num_rungs,
+        num_gradients=size * (steps + 4),
+    )
 
 
 @functools.lru_cache(maxsize=32)

@@ -33,7 +33,7 @@ UNKNOWN_GAP = 10.0  # in place of a bound, where adaptation has to find the step
 
 
 class Target(NamedTuple):
-    """What is known of a target.
+    """What is to be sampled, and its two parts.
 
     Attributes
     ----------

@@ -114,5 +114,10 @@ def weighted(samples: Array, log_weights: Array, log_integral: Array | float = 0
     variance = jnp.sum(broadcast * (samples - mean[None]) ** 2, axis=0)
     log_mean = jax.nn.logsumexp(log_weights) - jnp.log(len(log_weights))
     return WeightedFamily(
-        samples, log_weights + log_integral, mean, variance, 1 / jnp.sum(weights**2), -log_mean - log_integral
+        samples=samples,
+        log_weights=log_weights + log_integral,
+        mean=mean,
+        variance=variance,
+        ess=1 / jnp.sum(weights**2),
+        psi=-log_mean - log_integral,
     )

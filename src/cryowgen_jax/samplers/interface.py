@@ -50,7 +50,8 @@ class Recipe(NamedTuple):
     Attributes
     ----------
     build
-        (log-density, step size) or (witness, Gaussian part, step size) -> SamplingAlgorithm.
+        (log-density, step size) or (witness, Gaussian part, step size) -> SamplingAlgorithm; further arguments where
+        the sampler's row in ``chains.sampler_table`` has them.
     first_step
         Curvature -> step size to start from. The curvature is an upper bound: of -Hess F for kernels of a log-density,
         of |Hess w| in units of the Gaussian part's precision for the others; None for kernels that ask for none.

@@ -201,7 +201,7 @@ def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRN
     if rng_key is not None:
         velocity = jax.lax.rsqrt(gaussian.precision) * _white(rng_key, position)
     value, gradient = value_and_spectral_gradient(witness, position, gaussian.mean_spectrum + offset)
-    return KineticState(position, offset, velocity, value, gradient)
+    return KineticState(position=position, offset=offset, velocity=velocity, witness=value, gradient=gradient)
 
 
 def unadjusted_step(
@@ -269,14 +269,23 @@ def _move(
         gradient, 0.5 * (turned + velocity)
     )
     energy_error = t * (state.witness - value) + 0.5 * h * t * jnp.sum(work * fourier.multiplicity(shape))
-    return KineticState(position, offset, velocity, value, gradient), energy_error
+    moved = KineticState(position=position, offset=offset, velocity=velocity, witness=value, gradient=gradient)
+    return moved, energy_error
 
 
 def _white(key: PRNGKey, like: Array) -> Array:
     return fourier.rfftn(jax.random.normal(key, like.shape, like.dtype))
 
 
-KINETIC = Recipe(build, first_step, TARGET_ACCEPTANCE, LONGEST_STEP, score, observe=regressors, ramps=True)
+KINETIC = Recipe(
+    build,
+    first_step,
+    target=TARGET_ACCEPTANCE,
+    max_step_size=LONGEST_STEP,
+    score=score,
+    observe=regressors,
+    ramps=True,
+)
 KINETIC_UNADJUSTED = KINETIC._replace(
     build=functools.partial(build, adjusted=False),
     max_step_size=LONGEST_UNADJUSTED_STEP,

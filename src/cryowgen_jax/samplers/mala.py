@@ -20,7 +20,7 @@ def build(log_density: LogDensityFn, step_size: Array | float) -> SamplingAlgori
     return blackjax.mala(log_density, step_size)
 
 
-def first_step(curvature: None = None) -> Array:
+def first_step(curvature: None) -> Array:
     """A step size that is small for most densities; warm-up finds the right one."""
     del curvature
     return jnp.asarray(1e-3)

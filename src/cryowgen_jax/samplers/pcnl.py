@@ -128,7 +128,7 @@ def adjusted_step(
 
 def _state(witness: Witness, gaussian: GaussianPart, position: Array, offset: Array) -> PcnlState:
     value, gradient = value_and_spectral_gradient(witness, position, gaussian.mean_spectrum + offset)
-    return PcnlState(position, offset, value, gradient)
+    return PcnlState(position=position, offset=offset, witness=value, gradient=gradient)
 
 
 def _propose(

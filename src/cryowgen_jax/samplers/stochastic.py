@@ -134,7 +134,13 @@ def init(
     """Start a chain. The first gradient is drawn with ``rng_key``; without a key it is that of the expected witness."""
     spectrum = fourier.rfftn(position)
     offset = spectrum - gaussian.mean_spectrum
-    state = StochasticState(position, offset, offset, jnp.zeros(offset.shape, position.dtype), jnp.zeros((), jnp.int32))
+    state = StochasticState(
+        position=position,
+        offset=offset,
+        gradient=offset,  # of the right type, until it is drawn
+        gradient_variance=jnp.zeros(offset.shape, position.dtype),
+        draws=jnp.zeros((), jnp.int32),
+    )
     if rng_key is None:
         return state._replace(gradient=value_and_spectral_gradient(witness, position, spectrum)[1])
     return _draw(witness, gaussian, jax.random.fold_in(rng_key, 2), state)  # a child key that steps do not use
@@ -181,9 +187,9 @@ def _move(
     weights = fourier.multiplicity(shape)
     total = jnp.sum(wanted * weights)
     info = StochasticInfo(
-        jnp.ones((), dtype),
-        jnp.sum(added * weights) / total,
-        jnp.sum((injected - wanted + added) * weights) / total,
+        acceptance_rate=jnp.ones((), dtype),
+        inflation=jnp.sum(added * weights) / total,
+        remaining=jnp.sum((injected - wanted + added) * weights) / total,
     )
     return _draw(witness, gaussian, draw_key, state._replace(position=position, offset=offset)), info
 

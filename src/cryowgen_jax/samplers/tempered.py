@@ -80,7 +80,7 @@ def build(
     return algorithm(bind(init, witness, gaussian, powers), bind(step, witness, gaussian, powers, scale * step_sizes))
 
 
-def first_step(curvature: None = None) -> Array:
+def first_step(curvature: None) -> Array:
     """The scale 1, which leaves the rungs their own step sizes."""
     del curvature
     return jnp.ones(())
