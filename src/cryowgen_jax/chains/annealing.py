@@ -1,6 +1,9 @@
-r"""Annealing between the exact Gaussian part and the posterior, rho_t ~ exp(t w) N(mu, C), t from 0 to 1.
+r"""Annealing from the Gaussian part, which is drawn exactly, to the posterior, and back.
 
-d/dt E_t[w] = Var_t(w): rungs that are a standard deviation of w apart, Var_t(w) dt^2 = 1, overlap evenly.
+.. math:: \rho_t(z) \propto e^{t w(z)} N(z; \mu, C), \quad \frac{d}{dt} E_t[w] = \mathrm{Var}_t(w), \quad 0 \le t \le 1.
+
+The ladder of powers t is made of rungs. Neighbours that are a standard deviation of w apart, Var_t(w) dt^2 = 1, overlap
+evenly. Particles are carried up and down it by Metropolis-adjusted kinetic steps.
 """
 
 from __future__ import annotations
@@ -18,15 +21,25 @@ from cryowgen_jax.types import Array, PRNGKey
 
 MAX_RUNGS = 1024
 PILOT_SPACING, PILOT_PARTICLES, PILOT_MOVES = 1.0, 16, 4
-TRACED_RUNGS = 16
-LEAST_PRECISION = 0.1  # of the Gaussian part, however little of it the learned curvature would leave
+TRACED_RUNGS = 16  # in a trace, whose shapes cannot depend on how many the pilot run finds
+LEAST_PRECISION = 0.1  # share of the Gaussian part's precision that learning leaves at least
 FIRST_STEP_SIZE = 0.5
 TARGET_ACCEPTANCE = 0.8
-ADAPTATION = 0.5  # how fast log step sizes follow the acceptance
+ADAPTATION = 0.5  # change of log step size from rung to rung, over acceptance less target
 
 
 class Ladder(NamedTuple):
-    """Powers 0 = t_0 < ... < t_n = 1, padded with ones, the step size that suits each, and n."""
+    """A ladder, in arrays of fixed length.
+
+    Attributes
+    ----------
+    powers
+        0 = t_0 < ... < t_n = 1, then ones; (MAX_RUNGS,).
+    step_sizes
+        Step size of the kinetic kernel at each power.
+    num_rungs
+        n.
+    """
 
     powers: Array
     step_sizes: Array
@@ -36,9 +49,20 @@ class Ladder(NamedTuple):
 def even_ladder(
     key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian
 ) -> tuple[Array, Array, int]:
-    """Powers and step sizes of a ladder with evenly overlapping rungs, and their number.
+    """The ladder that a pilot run finds, for parallel tempering.
 
-    A pilot run finds it. Where the run is traced, so that the number cannot follow from it, rungs are interpolated.
+    Parameters
+    ----------
+    key
+        Key.
+    witness, gaussian
+        The two parts of the posterior.
+
+    Returns
+    -------
+    powers, step_sizes, num_powers
+        t from 0 to 1, the step size at each, and how many there are. In a trace there are ``TRACED_RUNGS`` + 1, and the
+        ladder of the pilot run is interpolated.
     """
     draw_key, climb_key = jax.random.split(key)
     starts = exact_states(draw_key, witness, gaussian, PILOT_PARTICLES)
@@ -60,14 +84,27 @@ def _find_ladder(
 def learn(
     gaussian: potentials.FourierGaussian, witness: Callable[[Array], Array], means: samplers.Regressors
 ) -> tuple[potentials.FourierGaussian, potentials.ShiftedWitness]:
-    """Gaussian part and witness when the quadratic form that is most like the witness has moved over."""
+    """Move the quadratic form that is most like the witness into the Gaussian part.
+
+    Parameters
+    ----------
+    gaussian, witness
+        The two parts of the posterior.
+    means
+        Of ``samplers.regressors`` over draws of the posterior.
+
+    Returns
+    -------
+    gaussian, witness
+        With the same product.
+    """
     return potentials.absorb(gaussian, witness, *samplers.regression(gaussian, means, LEAST_PRECISION))
 
 
 def exact_states(
     key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, count: int
 ) -> KineticState:
-    """Kinetic states at exact draws of the Gaussian part."""
+    """States of ``count`` particles at exact draws of the Gaussian part."""
     position_key, velocity_key = jax.random.split(key)
     positions = platform.map_items(gaussian.draw, jax.random.split(position_key, count))
     return states_at(velocity_key, witness, gaussian, positions)
@@ -76,20 +113,20 @@ def exact_states(
 def states_at(
     key: PRNGKey, witness: Callable[[Array], Array], gaussian: potentials.FourierGaussian, positions: Array
 ) -> KineticState:
-    """Kinetic states at these positions, velocities drawn."""
+    """States of particles at these positions, (count, ...), with velocities drawn."""
     init = samplers.kinetic(witness, gaussian, FIRST_STEP_SIZE).init
     return platform.map_items(lambda pair: init(*pair), (positions, jax.random.split(key, positions.shape[0])))
 
 
-class Works(NamedTuple):
-    """Log-weights of particles carried along a ladder, and where they ended."""
+class Annealed(NamedTuple):
+    """Log-weights of particles that were carried along a ladder, and their states at its end."""
 
     log_weights: Array
     states: KineticState
 
 
 class _Climb(NamedTuple):
-    """A ladder as far as it is known, and the particles on its last rung."""
+    """A ladder as far as it has been found, and the particles on its last rung."""
 
     rung: Array
     powers: Array
@@ -106,7 +143,7 @@ def find_ladder(
     spacing: Array | float,
     num_moves: int,
 ) -> tuple[Ladder, KineticState]:
-    """Rungs ``spacing`` standard deviations of w apart, found by carrying particles from t = 0 to 1 once.
+    """Find a ladder by carrying particles from t = 0 to 1 once.
 
     Parameters
     ----------
@@ -115,29 +152,45 @@ def find_ladder(
     witness, gaussian
         The two parts of the posterior.
     states
-        Kinetic states at exact draws of the Gaussian part, particles leading.
+        Kinetic states at exact draws of the Gaussian part; particles lead.
     spacing
-        sqrt(Var_t(w)) dt.
+        sqrt(Var_t(w)) dt between rungs, the variance being that of the particles.
     num_moves
-        Kinetic steps at every rung.
+        Kinetic steps of each particle at every rung; their acceptance adapts the step size from rung to rung.
+
+    Returns
+    -------
+    ladder, states
+        The ladder, and the states at its top.
     """
 
     def unfinished(climb: _Climb) -> Array:
         return (climb.powers[climb.rung] < 1.0) & (climb.rung < MAX_RUNGS - 1)
 
     def step(climb: _Climb) -> _Climb:
-        n, powers, step_sizes, step_size, states = climb
-        spread = jnp.std(states.witness, ddof=1)
-        rung = jnp.minimum(powers[n] + spacing / jnp.maximum(spread, 1e-6), 1.0)
-        rung = jnp.where(n == MAX_RUNGS - 2, 1.0, rung)
-        states, acceptance = _move(witness, gaussian, jax.random.fold_in(key, n), states, step_size, rung, num_moves)
+        n, step_size = climb.rung, climb.step_size
+        spread = jnp.std(climb.states.witness, ddof=1)
+        power = jnp.minimum(climb.powers[n] + spacing / jnp.maximum(spread, 1e-6), 1.0)
+        power = jnp.where(n == MAX_RUNGS - 2, 1.0, power)
+        move_key = jax.random.fold_in(key, n)
+        states, acceptance = _move(witness, gaussian, move_key, climb.states, step_size, power, num_moves)
         step_size = step_size * jnp.exp(ADAPTATION * (acceptance - TARGET_ACCEPTANCE))
         step_size = jnp.minimum(step_size, samplers.LONGEST_STEP)
-        return _Climb(n + 1, powers.at[n + 1].set(rung), step_sizes.at[n + 1].set(step_size), step_size, states)
+        return _Climb(
+            rung=n + 1,
+            powers=climb.powers.at[n + 1].set(power),
+            step_sizes=climb.step_sizes.at[n + 1].set(step_size),
+            step_size=step_size,
+            states=states,
+        )
 
-    powers = jnp.ones(MAX_RUNGS).at[0].set(0.0)
-    sizes = jnp.full(MAX_RUNGS, FIRST_STEP_SIZE)
-    start = _Climb(jnp.zeros((), jnp.int32), powers, sizes, jnp.float32(FIRST_STEP_SIZE), states)
+    start = _Climb(
+        rung=jnp.zeros((), jnp.int32),
+        powers=jnp.ones(MAX_RUNGS).at[0].set(0.0),
+        step_sizes=jnp.full(MAX_RUNGS, FIRST_STEP_SIZE),
+        step_size=jnp.float32(FIRST_STEP_SIZE),
+        states=states,
+    )
     top = jax.lax.while_loop(unfinished, step, start)
     return Ladder(top.powers, top.step_sizes, top.rung), top.states
 
@@ -150,13 +203,28 @@ def anneal(
     states: KineticState,
     num_moves: int,
     up: Array | bool,
-) -> Works:
+) -> Annealed:
     r"""Annealed importance sampling up or down a ladder (Neal, Statistics and Computing 2001).
 
-    .. math:: \log W = \sum_i (t_{i+1} - t_i)\, w(z_i), \qquad E\,e^{\log W} = Z_1 / Z_0
+    .. math:: \log W = \sum_i (t_{i+1} - t_i)\, w(z_i), \qquad E\,W = Z_1 / Z_0
 
-    up the ladder, z_i being moved at t_i by Metropolis-adjusted steps; down, with the signs turned, E W = Z_0 / Z_1
-    where the particles start from the posterior.
+    on the way up, z_i being where the steps at t_i have left the particle, and Z_t the integral of e^{t w} N(mu, C). On
+    the way down the differences are negative, and E W = Z_0 / Z_1 for particles that start from the posterior.
+
+    Parameters
+    ----------
+    key
+        Key.
+    witness, gaussian
+        The two parts of the posterior.
+    ladder
+        As :func:`find_ladder` finds it, with other particles.
+    states
+        Kinetic states of the particles, at draws of the Gaussian part (up) or of the posterior (down).
+    num_moves
+        Kinetic steps of each particle at every rung.
+    up
+        Direction; may be traced.
     """
     n = ladder.num_rungs
 
@@ -175,7 +243,7 @@ def anneal(
         )
         return log_weights, states
 
-    return Works(*jax.lax.fori_loop(0, n, one, (jnp.zeros(states.witness.shape), states)))
+    return Annealed(*jax.lax.fori_loop(0, n, one, (jnp.zeros(states.witness.shape), states)))
 
 
 def _move(
@@ -187,7 +255,7 @@ def _move(
     power: Array,
     num_moves: int,
 ) -> tuple[KineticState, Array]:
-    """``num_moves`` adjusted steps of every particle at one rung, and the mean acceptance."""
+    """The particles after ``num_moves`` Metropolis-adjusted steps at one rung, and the mean acceptance."""
     algorithm = samplers.kinetic(witness, gaussian, step_size, power=power)
 
     def particle(inputs: tuple[PRNGKey, KineticState]) -> tuple[KineticState, Array]:

@@ -1,4 +1,4 @@
-"""From a posterior and a sampler's name to a kernel, where its chains start and what to watch."""
+"""From a posterior and a sampler's name to a kernel, where its chains start and what is recorded of them."""
 
 from __future__ import annotations
 
@@ -41,51 +41,51 @@ class Assembly(NamedTuple):
     reason: str
 
 
-def assemble(key: PRNGKey, target: Posterior | LogDensityFn, sampler: Any, example: Array | None) -> Assembly:
+def assemble(key: PRNGKey, given: Posterior | LogDensityFn, sampler: Any, example: Array | None) -> Assembly:
     """Choose kernel, start and summary.
 
     Parameters
     ----------
     key
-        For what has to be found out by trial: ladders, and the curvature of decoders.
-    target
-        A posterior, or any log-density of one position.
+        For pilot runs and for estimating the curvature of decoders.
+    given
+        A posterior, or the log-density of one position.
     sampler
-        "auto", a name in ``SAMPLERS``, or a BlackJAX SamplingAlgorithm that already knows its target.
+        "auto", a name in ``SAMPLERS``, or a BlackJAX SamplingAlgorithm, which knows its target already.
     example
-        One start position where the caller has one; a log-density needs it.
+        One start position where the caller has one; needed for a log-density.
 
     Raises
     ------
     ValueError
-        Where the sampler is none, or the target does not say what it needs to know.
+        Where the sampler is not known, or its needs are not met.
     TypeError
-        Where it needs a Gaussian part that can be drawn exactly.
+        Where it needs a decoder that is diagonal in Fourier space.
     """
-    known = _known(key, target)
-    start = None if known.gaussian is None else as_pytree(known.gaussian.draw)
-    summary = _summary(known, example)
+    target = _target(key, given)
+    start = None if target.gaussian is None else as_pytree(target.gaussian.draw)
+    summary = _summary(target, example)
     if not isinstance(sampler, str):
         return Assembly(_ready_made(sampler), start, summary, "given")
     reason = "asked for by name"
     if sampler == AUTO:
-        sampler, reason = _choose(known)
+        sampler, reason = _choose(target)
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler={sampler!r} is not known: give one of {_names()} or a BlackJAX algorithm")
     row = SAMPLERS[sampler]
-    row.require(known)
-    exact = known.gaussian is not None and known.witness is None and POSTERIOR in row.needs
-    return Assembly(_exact_draws(known.gaussian) if exact else row.kernel(known), start, summary, reason)
+    row.require(target)
+    is_gaussian = POSTERIOR in row.needs and target.witness is None
+    return Assembly(_exact_draws(target.gaussian) if is_gaussian else row.kernel(target), start, summary, reason)
 
 
 def require_start(assembly: Assembly) -> Callable[[Array], Array]:
-    """Where chains start by themselves; a ValueError where the caller has to say."""
+    """Key -> start position; a ValueError where the caller has to give the start."""
     if assembly.start is None:
         raise ValueError(_NO_START)
     return assembly.start
 
 
-def _known(key: PRNGKey, given: Posterior | LogDensityFn) -> Target:
+def _target(key: PRNGKey, given: Posterior | LogDensityFn) -> Target:
     if not isinstance(given, Posterior):
         return Target(key, given)
     posterior: Posterior = as_pytree(given)
@@ -94,7 +94,7 @@ def _known(key: PRNGKey, given: Posterior | LogDensityFn) -> Target:
 
 
 def _choose(target: Target) -> tuple[str, str]:
-    """Which kernel suits the target, and why, in words."""
+    """The name of the sampler that suits the target, and why."""
     if target.gaussian is None:
         return "mala", "a bare log-density says nothing of its structure"
     if target.witness is None:
@@ -127,7 +127,7 @@ def _ready_made(algorithm: Any) -> Kernel:
 
 
 def _unchanging(algorithm: Any) -> Move:
-    """The move of an algorithm that has its own step size, or none."""
+    """The move of an algorithm that has its own step size, or needs none."""
     return Move(bind(_whatever_the_step_size, algorithm.init, algorithm.step))
 
 

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: is a sampler, on average over a prior that can be drawn, right about its spread?"""
+"""Simulation-based calibration: whether the spread of posterior draws is right, on average over a prior."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from cryowgen_jax import platform
 from cryowgen_jax.chains import parallel
 from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
-DRAWS_PER_BIN = 10  # expected ranks in every bin of the test, at least
+DRAWS_PER_BIN = 10  # least number of ranks that the test expects in a bin
 
 
 class CalibrationResult(NamedTuple):
-    """Ranks of the truth among posterior draws, and how probable ranks so uneven are.
+    """Ranks of truths among the posterior draws of their own observations.
 
-    ``ranks`` (simulations, statistics), each uniform on 0 ... num_draws if sampler and model are right; a U means that
-    the spread is too small, a hill that it is too large, a slope a bias. ``p_values`` (statistics,) of the chi-squared
-    test of uniformity.
+    Attributes
+    ----------
+    ranks
+        (simulations, statistics), from 0 to ``num_draws``. Uniform where model and sampler are right. A histogram like
+        a U means that the spread is too small, like a hill that it is too large, like a slope that there is a bias.
+    num_draws
+        Posterior draws of each simulation.
+    p_values
+        (statistics,), of the chi-squared test of uniformity.
     """
 
     ranks: Array
@@ -37,7 +43,7 @@ def simulation_based_calibration(
     statistics: Callable[[Array], Array],
     num_simulations: int = 200,
 ) -> CalibrationResult:
-    r"""Ranks of truths among the posterior draws that their own observations give (Talts et al., arXiv 1804.06788).
+    r"""Rank truths among the posterior draws of their own observations (Talts et al., arXiv 1804.06788).
 
     .. math:: z^* \sim p(z), \quad x \sim p(x \mid z^*), \quad z_1 \dots z_L \sim \rho(z \mid x), \quad
               r = \#\{l : f(z_l) < f(z^*)\} \sim U\{0, \dots, L\} .
@@ -51,17 +57,34 @@ def simulation_based_calibration(
     observe
         (key, z*) -> a ``Posterior``, or whatever ``draw_posterior`` takes.
     draw_posterior
-        (key, posterior) -> draws (L, ...), about independent of each other: thin chains to their effective sample
-        size, for instance ``cg.sample(k, p, num_chains=1, num_kept=31, num_steps=31 * 20).samples[0]``.
+        (key, posterior) -> draws (L, ...), nearly independent of each other: thin chains to their effective sample
+        size, as in ``cg.sample(k, p, num_chains=1, num_kept=31, num_steps=31 * 20).samples[0]``.
     statistics
         z -> (S,) numbers to rank, such as voxels, shell energies, the witness.
     num_simulations
-        Number of truths.
+        Number of truths, at least 20.
+
+    Returns
+    -------
+    CalibrationResult
+        Ranks, and p-values that are small where the spread is wrong.
 
     Raises
     ------
     InputError
         Where there are too few simulations for a test.
+
+    Examples
+    --------
+    >>> result = cg.simulation_based_calibration(  # z ~ N(0, 1), x ~ N(z, 1), z | x ~ N(x / 2, 1 / 2)
+    ...     jax.random.key(0),
+    ...     draw_prior=lambda key: jax.random.normal(key, (1,)),
+    ...     observe=lambda key, truth: truth + jax.random.normal(key, (1,)),
+    ...     draw_posterior=lambda key, x: x[None] / 2 + jax.random.normal(key, (31, 1)) / jnp.sqrt(2),
+    ...     statistics=lambda z: z,
+    ... )
+    >>> bool(result.p_values[0] > 0.01)
+    True
     """
     if num_simulations < 2 * DRAWS_PER_BIN:
         raise InputError(f"num_simulations={num_simulations}: give at least {2 * DRAWS_PER_BIN}")
@@ -79,7 +102,7 @@ def simulation_based_calibration(
 
 
 def _uniformity(ranks: np.ndarray, num_draws: int) -> np.ndarray:
-    """p-values of the chi-squared test, statistic by statistic, in bins of whole ranks that expect enough of them."""
+    """p-values of the chi-squared test, in bins of equally many ranks."""
     from scipy import stats
 
     bins = parallel.largest_divisor(num_draws + 1, max(2, len(ranks) // DRAWS_PER_BIN))

@@ -1,4 +1,4 @@
-"""The effective potential Psi = -log INT exp F by annealing between the exact Gaussian part and the posterior."""
+"""The effective potential Psi = -log INT exp F, by annealing between the Gaussian part and the posterior."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ from cryowgen_jax.types import Array, InputError, PRNGKey
 
 
 class PsiEstimate(NamedTuple):
-    """Psi in nats: value with standard error, a bracket, and what they took.
+    """Psi in nats, between two bounds.
 
-    ``lower`` <= Psi <= ``upper`` holds for the expectations of the two bounds; each has a Monte-Carlo error of about
-    the value's. All three agree and the error is 0 where the posterior is Gaussian.
+    Attributes
+    ----------
+    value, standard_error
+        The middle of the bounds, and its Monte-Carlo error.
+    lower, upper
+        Their expectations are bounds on Psi. Each has a Monte-Carlo error of about ``standard_error``. Where the
+        posterior is Gaussian all three values are Psi itself, and the error is 0.
+    num_rungs
+        Of the ladder between Gaussian part and posterior.
+    num_gradients
+        Gradients of the witness, all particles.
     """
 
     value: Array
@@ -44,43 +53,57 @@ def effective_potential(
     draws: Array | None = None,
     normalised: bool = False,
 ) -> PsiEstimate:
-    r"""Psi = -log INT exp F(z) dz, between bounds that hold in expectation.
+    r"""Estimate Psi = -log INT exp F(z) dz between bounds that hold in expectation.
 
-    With the Gaussian part N(mu, C) of mass e^{-Psi_0}, particles are carried up rho_t ~ e^{t w} N(mu, C) from exact
-    draws and down again from the posterior, with Metropolis-adjusted steps,
+    The Gaussian part is e^{-Psi_0} N(mu, C). Annealed importance sampling carries particles from exact draws of it up
+    rho_t ~ e^{t w} N(mu, C) to the posterior, and down again. By Jensen's inequality
 
     .. math:: \Psi_0 + E \log W_{down} \;\le\; \Psi \;\le\; \Psi_0 - E \log W_{up}
 
-    (Jensen; bidirectional Monte Carlo, Grosse, Ghahramani and Adams, arXiv 1511.02543). The value is the middle, in
-    which what each way loses cancels to second order. Before, a pilot run learns the quadratic form that is most like
-    the witness and moves it into the Gaussian part, so that little is left to anneal.
+    (bidirectional Monte Carlo: Grosse, Ghahramani and Adams, arXiv 1511.02543). The value is the middle of both, where
+    the two gaps cancel to leading order. A pilot run comes first: it learns the quadratic form that is most like the
+    witness and moves it into the Gaussian part, which leaves less to anneal.
 
     Parameters
     ----------
     key
         Key.
     posterior
-        With a decoder that is diagonal in Fourier space.
+        Its decoder has to be diagonal in Fourier space.
     num_particles, num_moves
-        K >= 2, and steps of each at every rung.
+        K >= 2, and Metropolis-adjusted steps of each particle at every rung.
     num_equilibration
-        Steps at t = 1 before the way down, which starts where the way up ended. The lower bound holds as far as the
-        particles have then reached the posterior.
+        Steps at t = 1 between the way up and the way down. The lower bound supposes that the particles have reached the
+        posterior by then.
     spacing
-        sqrt(Var_t(w)) dt between rungs; the bracket narrows in proportion.
+        sqrt(Var_t(w)) dt between rungs; the gap between the bounds is about proportional to it.
     draws
-        Exact posterior draws (K, ...) to start the way down from, where there is a way to make them: then the lower
-        bound holds without that proviso.
+        Exact posterior draws (K, ...) to start the way down from, where there are any; the lower bound then supposes
+        nothing.
     normalised
-        Psi - D/2 log(beta / 2 pi) - n_M/2 log(lambda / 2 pi), the form whose descent learns beta and lambda
+        Estimate Psi - D/2 log(beta / 2 pi) - n_M/2 log(lambda / 2 pi), the form whose descent learns beta and lambda
         (:func:`cryowgen_jax.potentials.log_normaliser`).
+
+    Returns
+    -------
+    PsiEstimate
+        ``value`` with ``standard_error``, ``lower``, ``upper``, and the cost.
 
     Raises
     ------
     TypeError
-        Where the Gaussian part cannot be drawn exactly.
+        Where the decoder is not diagonal in Fourier space, so that the Gaussian part cannot be drawn exactly.
     InputError
         Where numbers or shapes do not fit.
+
+    Examples
+    --------
+    >>> mask, volume = cg.wedge_mask((4, 4, 4)), jnp.ones((4, 4, 4))
+    >>> witness = cg.QuadraticWitness(curvature=jnp.ones(mask.shape), mean=0 * volume)
+    >>> posterior = cg.Posterior(witness, cg.Wedge(mask), volume, 0 * volume, 10.0, 1.0)
+    >>> psi = cg.effective_potential(jax.random.key(0), posterior)
+    >>> bool(psi.lower <= psi.value <= psi.upper)
+    True
     """
     if num_particles < 2 or num_moves < 1 or num_equilibration < 1 or not spacing > 0:
         raise InputError(
@@ -89,18 +112,18 @@ def effective_potential(
         )
     expected = (num_particles, *jnp.shape(posterior.center))
     if draws is not None and jnp.shape(draws) != expected:
-        raise InputError(f"draws has shape {jnp.shape(draws)}: give one posterior draw a particle, {expected}")
+        raise InputError(f"draws has shape {jnp.shape(draws)}: give one posterior draw per particle, {expected}")
     witness, decoder = as_pytree(posterior.witness), as_pytree(posterior.decoder)
     posterior = dataclasses.replace(posterior, witness=witness, decoder=decoder)
     gaussian, remainder = potentials.split(posterior)
     offset = potentials.log_normaliser(posterior) if normalised else jnp.zeros(())
     if remainder is None:
-        value, zero = offset - gaussian.log_integral, jnp.zeros(())
-        return PsiEstimate(value, value, value, zero, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        psi, none = offset - gaussian.log_integral, jnp.zeros((), jnp.int32)
+        return PsiEstimate(psi, psi, psi, standard_error=jnp.zeros(()), num_rungs=none, num_gradients=none)
     climb, carry, settle = _programs(num_moves, num_equilibration)
     size = num_particles
     pilot, fit, search, rise, rest, fall = jax.random.split(key, 6)
-    # Absorbing nothing first gives the pilot the programs of the run.
+    # Absorbing zeros gives the pilot's witness the structure of the run's, so that both share compiled programs.
     nothing = jnp.zeros_like(gaussian.precision)
     gaussian, witness = potentials.absorb(gaussian, remainder, nothing, nothing.astype(gaussian.mean_spectrum.dtype))
     starts = annealing.exact_states(pilot, witness, gaussian, size)
@@ -121,12 +144,19 @@ def effective_potential(
     psi = offset - gaussian.log_integral
     error = jnp.std(up - down, ddof=1) / 2 / jnp.sqrt(size)
     lower, upper = psi + jnp.mean(down), psi - jnp.mean(up)
-    return PsiEstimate(0.5 * (lower + upper), lower, upper, error, ladder.num_rungs, size * (steps + 4))
+    return PsiEstimate(
+        value=0.5 * (lower + upper),
+        lower=lower,
+        upper=upper,
+        standard_error=error,
+        num_rungs=ladder.num_rungs,
+        num_gradients=size * (steps + 4),
+    )
 
 
 @functools.lru_cache(maxsize=32)
 def _programs(num_moves: int, num_equilibration: int) -> tuple[Callable[..., Any], ...]:
-    """Climbing, annealing and equilibrating, compiled once for all posteriors of a kind."""
+    """Finding a ladder, annealing and equilibrating, compiled once for all posteriors of one structure."""
 
     def climb(key: PRNGKey, witness: Any, gaussian: Any, states: KineticState, spacing: Array) -> Any:
         return annealing.find_ladder(key, witness, gaussian, states, spacing, num_moves)
@@ -148,7 +178,7 @@ def _equilibrate(
     states: KineticState,
     num_steps: int,
 ) -> tuple[KineticState, samplers.Regressors]:
-    """Steps at t = 1, and the means of what the regression needs over the second half of them."""
+    """Particles after steps at t = 1, and means of the regressors over the second half of these and all particles."""
     algorithm = samplers.kinetic(witness, gaussian, ladder.step_sizes[ladder.num_rungs])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), samplers.regressors(states))
 

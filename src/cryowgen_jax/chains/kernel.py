@@ -1,4 +1,4 @@
-"""A Markov kernel as the loop over steps runs it: the move, where its step size starts, and what warm-up may adapt."""
+"""A Markov kernel as the loop over steps runs it: its move, its first step size, and what warm-up adapts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from cryowgen_jax.types import Array, PyTree
 
 
 class Move(NamedTuple):
-    """What a kernel does at a given step size, and what its states know; both are pytree callables.
+    """What a kernel does at a given step size, and what its states know; both are callables that are pytrees.
 
-    ``build``: step size -> BlackJAX SamplingAlgorithm; it also takes a ``power`` where the kernel ramps. ``score``:
-    state -> gradient of the log-density there, as an array of the position's shape or as its half spectrum; None where
-    states do not hold it.
+    Attributes
+    ----------
+    build
+        Step size -> BlackJAX SamplingAlgorithm. Kernels that ramp take a ``power`` as well.
+    score
+        State -> gradient of the log-density there, as an array of the position's shape or as its half spectrum. None
+        where states do not hold it.
     """
 
     build: Callable[..., Any]
@@ -26,29 +30,31 @@ class Move(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A Markov kernel that warm-up may adapt; a pytree.
+    """A Markov kernel that warm-up adapts; a pytree.
 
     Parameters
     ----------
     move
         What it does.
     step_size
-        Where adaptation starts, or the value to keep.
+        First step size.
     quality
-        info -> number in [0, 1] that falls with the step size, for adaptation to steer; None takes the acceptance.
-    observe, refit
-        state -> arrays, averaged over the middle of warm-up and over chains; averages -> the ``Move`` to go on with.
-        None where there is nothing to learn.
+        Info -> number in [0, 1] that falls with the step size, by which warm-up steers; None takes the acceptance rate.
+    observe
+        State -> arrays, which the middle of warm-up averages over steps and chains. None where there is nothing to
+        learn.
+    refit
+        These averages -> the ``Move`` to go on with.
     name
         What the result calls it.
     target
         Mean quality that warm-up steers to by dual averaging; None keeps ``step_size``.
     max_step_size
-        Largest step size that makes sense.
+        Largest step size that warm-up may take.
     gradients_per_step
-        Gradients of the witness or log-density that one step takes.
+        Gradients of the witness or log-density in one step.
     ramps
-        Whether the first part of warm-up raises the power t of rho_t ~ exp(t w) N(mu, C) from 0 to 1.
+        Whether the start of warm-up raises the power t of exp(t w) N(mu, C) from 0 to 1.
     """
 
     move: Move

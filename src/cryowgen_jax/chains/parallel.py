@@ -1,4 +1,4 @@
-"""Many chains: vmap on one device, pmap of vmap on several accelerators. Chain i sees only its own key everywhere."""
+"""A function of one chain over many: vmapped on one device, pmapped over several accelerators."""
 
 from __future__ import annotations
 
@@ -23,18 +23,33 @@ def is_traced(tree: PyTree) -> bool:
 
 
 class Layout(NamedTuple):
-    """How many chains a device vectorises together, and the devices that share the chains evenly."""
+    """How many chains a device vectorises at a time, and the devices, which share all chains evenly."""
 
     group: int
     devices: tuple[jax.Device, ...]
 
 
 def layout(num_chains: int, size: int, devices: Sequence[jax.Device] | None, batch_size: int | None) -> Layout:
-    """Spread chains of ``size`` elements over as many of the devices as possible (all local ones by default).
+    """Share chains of ``size`` elements between as many of the devices as possible.
 
-    On CPUs the groups depend on the chains alone: rounding depends on how many are vectorised together, so that any
-    number of devices gives the same samples bit for bit. Vectorising gains nothing there once one chain fills the
-    vector units. Accelerators vectorise all that a device holds, and agree to rounding.
+    Rounding depends on how many chains are vectorised together. On CPUs that number depends on the chains alone, so
+    that any number of devices gives the same samples bit for bit; it is 1 for chains that fill a CPU's vector units by
+    themselves. Accelerators vectorise all chains that a device holds, so that different numbers of them agree to
+    rounding only.
+
+    Parameters
+    ----------
+    num_chains, size
+        Number of chains, and of elements of a position.
+    devices
+        All local ones by default.
+    batch_size
+        Most chains to vectorise at a time.
+
+    Raises
+    ------
+    InputError
+        Where there are no devices, or the batch is empty.
     """
     available = tuple(jax.local_devices()) if devices is None else tuple(devices)
     if not available:
@@ -56,9 +71,10 @@ def largest_divisor(number: int, limit: int) -> int:
 
 @functools.lru_cache(maxsize=128)
 def map_chains(function: Callable[..., PyTree], static: tuple[Any, ...], layout: Layout) -> Mapped:
-    """``function(*static, shared, chain)`` over chains: those of one round on all devices at once, round after round.
+    """(shared, chains) -> ``function(*static, shared, chain)`` of every chain; chains lead all arrays.
 
-    The rounds are a loop on the host, since how the compiler rounds depends on the length of a loop around the chains.
+    All devices work on one group of chains each, then on the next. That loop is on the host: were it compiled, rounding
+    would depend on its length. Inside another trace it is a ``lax.map`` over all chains.
     """
     group, devices = layout
 
@@ -90,9 +106,9 @@ def map_chains(function: Callable[..., PyTree], static: tuple[Any, ...], layout:
 
 
 def _each(function: Mapped, devices: tuple[jax.Device, ...]) -> Mapped:
-    """The program of one device on every device.
+    """The program of one device, compiled for and run on each of several.
 
-    ``jax.pmap`` hands the compiler a partitioned program, whose sums it may order otherwise.
+    ``jax.pmap`` would compile one program for all of them, in which sums may be ordered otherwise.
     """
     traced = jax.jit(function)
     compiled: dict[Any, list[Any]] = {}
@@ -116,9 +132,9 @@ def _each(function: Mapped, devices: tuple[jax.Device, ...]) -> Mapped:
 
 
 def _pmap(function: Mapped, devices: tuple[jax.Device, ...]) -> Mapped:
-    """``jax.pmap`` with the platform's compiler options, which pmap itself takes only at compilation.
+    """``jax.pmap`` compiled with the platform's options.
 
-    Takes chains from and returns them to the first device, so that sums over chains do not depend on the layout.
+    Chains come from and return to the first device, so that sums over chains do not depend on the layout.
     """
     mapped = jax.pmap(function, in_axes=(None, 0), devices=devices)
     over_devices = jax.sharding.NamedSharding(

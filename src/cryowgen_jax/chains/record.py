@@ -25,7 +25,7 @@ class Progress(NamedTuple):
     step, num_steps
         Steps of every chain done so far, and in all.
     acceptance
-        Mean acceptance rate: of the last step in warm-up, of all steps since then after it.
+        Mean acceptance rate of the chains: of the last step during warm-up, of all steps since then after it.
     seconds
         Since the run was started or resumed.
     """
@@ -53,7 +53,7 @@ class Chain(NamedTuple):
     averages, averaged
         Means of what the kernel observes, and over how many steps they were taken.
     acceptance, energy, gradient_noise
-        Acceptance rate, squared error of energy, share of gradient noise: of the last step in warm-up, means over the
+        Acceptance rate, squared energy error, share of gradient noise: of the last step during warm-up, means over all
         steps since then after it. nan where the kernel does not know them.
     step
         Steps done.
@@ -110,17 +110,17 @@ class RunRecord:
 
     @property
     def is_warm(self) -> bool:
-        """Whether warm-up lies behind."""
+        """Whether warm-up is over."""
         return any(chunk.phase not in WARMUP for chunk in self.done)
 
     @property
     def ends_tuning(self) -> bool:
-        """Whether the last chunk was one that the kernel learns from."""
+        """Whether the last chunk was of the phase in which the kernel observes."""
         return bool(self.done) and self.done[-1].phase == TUNING
 
     @property
     def has_refitted(self) -> bool:
-        """Whether the chains went on with the kernel that tuning gave."""
+        """Whether chains have gone on with the kernel that these observations gave."""
         return any(chunk.phase == TUNING for chunk in self.done) and not self.ends_tuning
 
     @property
@@ -136,7 +136,7 @@ class RunRecord:
         return jnp.concatenate(self.record_blocks, axis=1) if self.record_blocks else jnp.zeros((num_chains, 0, 1))
 
     def after(self, chunk: Chunk, outcome: ChunkOutcome) -> RunRecord:
-        """The record with one chunk more; with the status alone changed where its outcome is not finite."""
+        """The record with one more chunk, or, where its outcome is not finite, with a status that says so."""
         chains, kept, records, finite = outcome
         if not parallel.is_traced(finite) and not bool(jnp.all(finite)):
             between = f"between steps {self.steps} and {self.steps + chunk.steps}"

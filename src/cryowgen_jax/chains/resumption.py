@@ -1,4 +1,4 @@
-"""A run's record on disk: saved now and then, and taken up again."""
+"""The record of a run on disk: saving it, and going on from it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SECONDS_BETWEEN_SAVES = 30.0
 
 
 class Checkpoints:
-    """The checkpoints of one run in a folder; None saves nothing and finds nothing.
+    """The checkpoints of one run.
 
     Parameters
     ----------
     folder
-        Where they are.
+        Where they are; with None nothing is saved and nothing found.
     chunks
         Of the whole run.
     num_summaries
-        Entries of one record.
+        Number of summaries that are recorded at a time.
     """
 
     def __init__(self, folder: str | pathlib.Path | None, chunks: Sequence[Chunk], num_summaries: int) -> None:
@@ -80,7 +80,7 @@ class Checkpoints:
         return self._blocks[0].group
 
     def _tree(self, record: RunRecord) -> PyTree:
-        """Chains, draws and summaries, these filled up with zeros so that every checkpoint has one structure."""
+        """Chains, draws and summaries; zeros stand for blocks to come, so that all checkpoints have one structure."""
         blocks, position = self._blocks, record.chains.state.position
         num_chains, per_block = position.shape[0], blocks[0].kept
         kept = np.zeros((num_chains, per_block, *position.shape[1:]), position.dtype)

@@ -18,15 +18,19 @@ from cryowgen_jax.chains.resumption import Checkpoints
 from cryowgen_jax.chains.schedule import SETTLING, TUNING, WARMUP, Chunk
 from cryowgen_jax.types import Array, PRNGKey, PyTree
 
-START_STEP = 2**31 - 1  # the key of a chain's start; steps count from 0
-RESTART_STEP = START_STEP - 1  # and of its start with a refitted kernel
+START_STEP = 2**31 - 1  # number of the key that starts a chain; those of its steps count from 0
+RESTART_STEP = START_STEP - 1  # of the key that starts it again with a refitted kernel
 
 
 class Phase(NamedTuple):
-    """The phase of warm-up as arrays, so that one compiled program serves all of them.
+    """The phase of warm-up in arrays, so that one compiled program serves all phases.
 
-    ``ramp``: steps over which the power rises from 0 to 1; 0 where it is 1. ``tuning``: 1 where the kernel's
-    observations are averaged, else 0.
+    Attributes
+    ----------
+    ramp
+        Number of steps over which the power rises from 0 to 1; 0 where it is 1.
+    tuning
+        1 where the kernel's observations are averaged, else 0.
     """
 
     ramp: Array
@@ -183,7 +187,7 @@ def _is_finite(chain: Chain) -> Array:
 
 
 def _step(in_warmup: bool, target: float | None, kernel: Kernel, phase: Phase, chain: Chain) -> Chain:
-    """One step of one chain, and all that is counted of it."""
+    """One step of one chain: its state, step size, averages and statistics."""
     key = jax.random.fold_in(chain.key, chain.step)
     power = jnp.minimum(1.0, (chain.step + 1) / jnp.maximum(phase.ramp, 1.0))
     state, info = kernel.algorithm(chain.step_size, power).step(key, chain.state)
@@ -194,7 +198,8 @@ def _step(in_warmup: bool, target: float | None, kernel: Kernel, phase: Phase, c
     if in_warmup and kernel.observe is not None:
         new = _averaged(phase.tuning, kernel.observe(state), new)
     energy = jnp.square(jnp.asarray(getattr(info, "energy_error", jnp.nan), rate.dtype))
-    energy = jnp.where(jnp.isfinite(energy) | (not hasattr(info, "energy_error")), energy, chain.energy)  # refused
+    # a proposal that is not finite has no energy error to count
+    energy = jnp.where(jnp.isfinite(energy) | (not hasattr(info, "energy_error")), energy, chain.energy)
     noise = jnp.asarray(getattr(info, "inflation", jnp.nan), rate.dtype)
     if in_warmup:
         return new._replace(acceptance=rate, energy=energy, gradient_noise=noise)
@@ -215,7 +220,7 @@ def _adapted(target: float, kernel: Kernel, chain: Chain, quality: Array) -> Cha
 
 
 def _averaged(tuning: Array, observed: PyTree, chain: Chain) -> Chain:
-    """The chain with an observation counted into its averages where ``tuning`` is 1."""
+    """The chain with one more observation in its averages where ``tuning`` is 1."""
     count = chain.averaged + tuning
     share = tuning / jnp.maximum(count, 1.0)
     averages = jax.tree.map(lambda x, new: x + share * (new - x), chain.averages, observed)

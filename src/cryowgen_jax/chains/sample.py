@@ -1,4 +1,4 @@
-"""Chains of any kernel on any posterior: the one call that users make."""
+"""``cg.sample``: chains of any kernel on any posterior, and what comes of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from cryowgen_jax.chains import diagnostics, parallel, streaming
-from cryowgen_jax.chains.assembly import assemble, require_start
-from cryowgen_jax.chains.record import Progress
+from cryowgen_jax.chains.assembly import Assembly, assemble, require_start
+from cryowgen_jax.chains.record import Progress, RunRecord
 from cryowgen_jax.chains.run import START_STEP, run
 from cryowgen_jax.chains.schedule import plan
 from cryowgen_jax.potentials import Posterior
@@ -21,45 +21,48 @@ from cryowgen_jax.types import Array, InputError, LogDensityFn, PRNGKey
 if TYPE_CHECKING:
     from blackjax.base import SamplingAlgorithm
 
-PILOT_STEP = START_STEP - 2  # the key of whatever is tried before the chains
+PILOT_STEP = START_STEP - 2  # number of the key for pilot runs
 KEPT_BYTES = 512 * 2**20
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ChainResult:
-    """What chains have to say about a posterior.
+    """Draws of a posterior, their moments, and whether the chains have converged.
 
     Attributes
     ----------
     samples
         Kept draws, (num_chains, num_kept, ...), evenly spaced along each chain after warm-up.
     mean, variance
-        Over all chains and all steps after warm-up, streamed.
+        Over all chains and all steps after warm-up, kept or not.
     ess
-        Smallest effective sample size, chains pooled: over Fourier shells of volumes, measured region and wedge apart
-        (a linear functional and the energy of each), over coordinates otherwise. Computed from at most 512 records a
-        chain, hence a lower bound for chains that mix faster than they are recorded. nan where too few were.
+        Smallest effective sample size, chains pooled. For volumes: of all Fourier shells, measured region and wedge
+        apart (a linear functional and the energy of each). Otherwise: of all coordinates. At most 512 draws of a chain
+        are recorded for it, so that it is a lower bound for chains that mix faster than that. nan where fewer than 8
+        were recorded.
     r_hat
-        Largest split R-hat, likewise.
+        Largest split R-hat of the same numbers.
     acceptance
         Mean acceptance rate after warm-up; 1 for kernels that reject nothing.
     step_size
-        After adaptation; nan for an algorithm that brought its own.
-    num_gradients
-        Gradients of the witness (or log-density), all chains, warm-up included.
+        After warm-up; nan for an algorithm that brought its own.
     energy_error
-        Root mean square of the change of energy per step, which a Metropolis test would see; nan for kernels that do
-        not know it. Per element it is this over the square root of their number.
+        Root mean square of the change of energy in a step, on which a Metropolis test decides. Divide by the square
+        root of the number of elements for the error per element. nan for kernels that do not compute it.
     gradient_noise
-        Share of the injected noise's variance that the noise of a random witness's gradient would add if it were not
-        removed; nan where the witness is not random.
+        For a random witness: the variance that the noise of its gradient adds in a step if it is not removed, over the
+        variance of the noise that the step injects. nan for other witnesses.
     records
-        What diagnostics are computed from, (num_chains, draws, summaries); see :meth:`diagnose`.
+        Summaries that diagnostics are computed from, (num_chains, draws, summaries); see :meth:`diagnose`.
+    num_gradients
+        Gradients of the witness or log-density, all chains, warm-up included.
     sampler, reason
         The kernel that ran, and why it was chosen.
     status
-        "ok", or at which step the run stopped and why; then everything above is of the last good state.
+        "ok", or at which step the run stopped and why; everything else then is of the steps before.
+    groups
+        Number of groups in ``records`` (shells or coordinates), and of kinds of summaries before the virials.
     """
 
     samples: Array
@@ -79,16 +82,16 @@ class ChainResult:
     groups: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     def diagnose(self) -> diagnostics.Diagnosis:
-        """Rank-normalised bulk and tail ESS, R-hat and virial residual, by Fourier shell or by coordinate."""
+        """Rank-normalised bulk and tail ESS, R-hat and residual of the virial, by Fourier shell or by coordinate."""
         return diagnostics.diagnose(self.records, *self.groups)
 
     @property
     def verdict(self) -> str:
-        """Whether the run can be relied on, in words: "converged", or "not converged: ..." with what to do."""
-        size, summaries = self.groups
+        """Whether the run can be relied on: "converged", "not converged: ..." with what to do, "not usable: ..."."""
+        size, kinds = self.groups
         residual = error = 0.0
-        if self.records.shape[-1] > size * summaries and self.records.shape[1] >= diagnostics.MIN_DRAWS:
-            virial, errors = diagnostics.virial_residual(self.records[..., size * summaries :])
+        if self.records.shape[-1] > size * kinds and self.records.shape[1] >= diagnostics.MIN_DRAWS:
+            virial, errors = diagnostics.virial_residual(self.records[..., size * kinds :])
             worst = jnp.nanargmax(jnp.abs(virial) / errors)
             residual, error = float(virial[worst]), float(errors[worst])
         return diagnostics.words(
@@ -116,40 +119,62 @@ def sample(
     Parameters
     ----------
     key
-        ``jax.random.key``. The same key gives the same samples whatever the devices (to rounding on accelerators), the
-        chunks or a resumption.
+        ``jax.random.key``. The same key gives the same samples on any number of devices (to rounding on accelerators),
+        and whether or not the run was interrupted and resumed.
     posterior
-        A ``Posterior``, or any callable log-density of one position (then ``init`` is needed).
+        A ``Posterior``, or the log-density of one position, any callable; a log-density needs ``init``.
     sampler
-        "auto": exact draws if nothing but the Gaussian part is left; else kinetic Langevin, which starts from exact
-        draws of the Gaussian part and an annealing ramp, learns the mean curvature of the witness in warm-up and has a
-        Metropolis test where that costs nothing; MALA for a bare log-density. The result says what was chosen and why.
-        Or by name: "kinetic", "kinetic_unadjusted", "pcnl", "pcnl_unadjusted", "preconditioned", "tempered",
+        "auto" chooses, and ``reason`` of the result says why:
+
+        - exact draws where the posterior is Gaussian;
+        - kinetic Langevin otherwise. It starts from exact draws of the Gaussian part, anneals to the posterior and
+          learns the mean curvature of the witness, all in warm-up. It has a Metropolis test up to 512 elements;
+        - Langevin with the noise of the gradient removed for a random witness;
+        - MALA for a bare log-density.
+
+        Or a name: "kinetic", "kinetic_unadjusted", "pcnl", "pcnl_unadjusted", "preconditioned", "tempered",
         "stochastic", "sk_rock", "langevin", "leimkuhler_matthews", "mala". Or a BlackJAX algorithm, whose state has a
         ``position``.
-    num_chains, num_steps, num_kept
-        Chains; steps of each after warm-up; draws kept of each: by default the largest divisor of ``num_steps`` whose
-        draws fit in 512 MiB.
+    num_chains, num_steps
+        Number of chains, and of steps of each after warm-up.
     warmup
-        Steps not counted, during which step sizes adapt; a quarter of ``num_steps`` by default, none for exact draws.
+        Steps before, during which step sizes adapt; none of them counts. By default a quarter of ``num_steps``, and
+        none for exact draws.
+    num_kept
+        Draws kept of each chain. By default the largest divisor of ``num_steps`` for which they fit in 512 MiB.
     init
-        One start position, or one per chain (num_chains, ...); for a plain log-density an array of num_chains entries
-        that it accepts counts as one per chain. By default draws of the Gaussian part, or of the conditional prior
-        where there is none.
+        One start position, or one per chain (num_chains, ...). Of a log-density's, an array of num_chains entries
+        that the log-density takes counts as one per chain. By default draws of the Gaussian part, or of the conditional
+        prior where the decoder is not diagonal in Fourier space.
     devices
-        Devices to shard the chains over: all local ones by default, as many as share them evenly. CPUs keep chains of
-        a few hundred elements together.
+        Devices to share the chains; as many are used as share them evenly. All local ones by default.
     batch_size
-        Most chains of one device that are alive at a time. Lower it where memory is short; it changes rounding only.
+        Most chains that a device vectorises at a time. Lower it where memory is short; it changes rounding only.
     checkpoint
-        Folder to save the run in and to resume it from.
+        Folder to save the run in, and to resume it from where it holds one.
     progress
-        True prints a line per chunk of steps; or a function that is told.
+        True prints a line after every chunk of steps; a function is called with a ``Progress``.
+
+    Returns
+    -------
+    ChainResult
+        ``samples``, ``mean`` and ``variance``, and in ``verdict`` whether they can be relied on. A run that diverges
+        raises nothing: ``status`` says so.
 
     Raises
     ------
     ValueError
-        Where sampler, numbers or start do not fit.
+        Where the sampler is not known, does not fit the posterior, or numbers or start do not fit.
+    TypeError
+        Where a sampler by name needs a decoder that is diagonal in Fourier space.
+
+    Examples
+    --------
+    >>> decoder, volume = cg.Wedge(cg.wedge_mask((4, 4, 4))), jnp.ones((4, 4, 4))
+    >>> posterior = cg.Posterior(lambda z: -jnp.sum(jnp.cosh(z)), decoder, volume, 0 * volume, 10.0, 1.0)
+    >>> result = cg.sample(jax.random.key(0), posterior, num_chains=2, num_steps=20)
+    >>> result.sampler, result.samples.shape
+    ('kinetic', (2, 20, 4, 4, 4))
     """
     if num_chains < 1:
         raise InputError(f"num_chains={num_chains}: give at least 1")
@@ -177,6 +202,10 @@ def sample(
         checkpoint=checkpoint,
         progress=_print_progress if progress is True else progress or None,
     )
+    return _result(record, assembly)
+
+
+def _result(record: RunRecord, assembly: Assembly) -> ChainResult:
     mean, variance = streaming.pool(record.chains.moments)
     groups = (assembly.summary.size, assembly.summary.kinds)
     summaries = record.records[..., : groups[0] * groups[1]]
@@ -191,7 +220,7 @@ def sample(
         energy_error=jnp.sqrt(jnp.mean(record.chains.energy)),
         gradient_noise=jnp.mean(record.chains.gradient_noise),
         records=record.records,
-        num_gradients=num_chains * record.steps * assembly.kernel.gradients_per_step,
+        num_gradients=record.chains.step.shape[0] * record.steps * assembly.kernel.gradients_per_step,
         sampler=assembly.kernel.name,
         reason=assembly.reason,
         status=record.status,
@@ -204,7 +233,7 @@ def _draws_that_fit(num_steps: int, bytes_per_draw: int) -> int:
 
 
 def _one_per_chain(init: Array, posterior: Posterior | LogDensityFn, num_chains: int) -> Array:
-    """One start per chain, given as such or as one for all."""
+    """Starts of all chains, (num_chains, ...), from one for each or one for all."""
     init = jnp.asarray(init)
     if not jnp.issubdtype(init.dtype, jnp.floating):
         init = init.astype(jnp.float32)

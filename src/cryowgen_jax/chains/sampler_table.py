@@ -33,12 +33,12 @@ UNKNOWN_GAP = 10.0  # in place of a bound, where adaptation has to find the step
 
 
 class Target(NamedTuple):
-    """What is known of a target.
+    """What is to be sampled, and its two parts.
 
     Attributes
     ----------
     key
-        For what has to be found out by trial: ladders, and the curvature of decoders.
+        For pilot runs and for estimating the curvature of decoders.
     given
         A ``Posterior``, or the log-density of one position.
     gaussian, witness
@@ -58,7 +58,7 @@ class Target(NamedTuple):
 
     @property
     def is_diagonal(self) -> bool:
-        """Whether the decoder is diagonal in Fourier space, so that the data count to the Gaussian part."""
+        """Whether the decoder is diagonal in Fourier space, so that the data fit is in the Gaussian part."""
         return isinstance(self.given, Posterior) and isinstance(self.given.decoder, FourierDiagonal)
 
 
@@ -67,7 +67,7 @@ class Target(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """A condition on the target, and how the error goes on after the sampler's name where it is not met."""
+    """A condition on the target, and the error where it is not met: the sampler's name, then ``otherwise``."""
 
     is_met: Callable[[Target], bool]
     otherwise: str
@@ -102,14 +102,14 @@ DECODER_BOUND = Need(
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What the ``build`` of a sampler is told of its target.
+    """What a sampler is told of its target.
 
     Attributes
     ----------
     arguments, options
-        By position before the step size, and by name.
+        Of its ``build``: by position, the step size coming behind them, and by name.
     curvature
-        Bound for the first step size, in the sampler's own coordinates; None for samplers that ask for none.
+        Bound that its ``first_step`` is told; None for samplers that ask for none.
     gaussian
         The Gaussian part, where the sampler knows it.
     positions
@@ -124,7 +124,7 @@ class Known:
 
 
 def parts(target: Target) -> Known:
-    """The witness and the Gaussian part; |Hess w| is bounded in units of the precision."""
+    """The witness w and the Gaussian part; the bound is on |Hess w| in units of the precision."""
     gaussian, witness = target.gaussian, target.witness
     bounded = potentials.has_curvature(witness)
     gap = potentials.contraction_gap(gaussian, witness) if bounded else jnp.asarray(UNKNOWN_GAP)
@@ -132,7 +132,7 @@ def parts(target: Target) -> Known:
 
 
 def parts_and_ladder(target: Target) -> Known:
-    """The parts and the rungs between them, which a pilot run spaces evenly."""
+    """The witness, the Gaussian part, and the ladder between them that a pilot run finds."""
     powers, step_sizes, num_rungs = annealing.even_ladder(target.key, target.witness, target.gaussian)
     arguments = (target.witness, target.gaussian, powers, step_sizes)
     return Known(arguments, gaussian=target.gaussian, positions=num_rungs)
@@ -144,7 +144,7 @@ def exponent(target: Target) -> Known:
 
 
 def bounded_exponent(target: Target) -> Known:
-    """The log-density; bounds of witness, data fit and tether add up to that of its curvature."""
+    """The log-density; the bounds on witness, data fit and tether add up to one on its curvature."""
     posterior = target.given
     _, high = potentials.curvature_bounds(posterior.witness)
     stiffest = posterior.data_weight * jnp.max(posterior.decoder.transfer) ** 2 + posterior.prior_precision + high
@@ -152,7 +152,7 @@ def bounded_exponent(target: Target) -> Known:
 
 
 def exponent_and_metric(target: Target) -> Known:
-    """The log-density, and a preconditioner that takes nothing from the decoder: tether and quadratic witnesses."""
+    """The log-density, and the covariance of tether and quadratic witnesses as a preconditioner."""
     metric = 1.0 / potentials.split_tether(target.given)[0].precision
     curvature = potentials.largest_curvature(target.given, target.key, metric=metric)
     return Known((target.log_density,), {"preconditioner": metric}, curvature)
@@ -168,15 +168,15 @@ class Sampler:
     Attributes
     ----------
     name
-        What users call it.
+        What ``cg.sample`` calls it.
     needs
-        Conditions on the target, checked in this order.
+        Conditions on the target, in the order in which they are checked.
     told
-        Target that meets them -> what the recipe's ``build`` and ``first_step`` are told of it.
+        A target that meets them -> what the sampler is told of it.
     recipe
         How the kernel is made and adapted; from the sampler's own file.
     gradients_per_step
-        Gradients of witness or log-density that one step takes, for each position that it moves.
+        Gradients of witness or log-density in one step, for each position that it moves.
     """
 
     name: str
@@ -215,7 +215,7 @@ class Sampler:
         return Move(build, as_pytree(score) if known.gaussian is None else bind(score, known.gaussian))
 
     def _refitted(self, witness: Callable[[Array], Array], gaussian: FourierGaussian, means: Any) -> Move:
-        """The move when the quadratic form that fits the witness best has moved into the Gaussian part."""
+        """The move after the quadratic form that is most like the witness has moved into the Gaussian part."""
         gaussian, witness = annealing.learn(gaussian, witness, means)
         return self._move(Known((witness, gaussian), gaussian=gaussian))
 

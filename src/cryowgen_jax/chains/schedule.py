@@ -1,4 +1,4 @@
-"""How a run is cut into chunks of steps, each of them one compiled call, and the phases that they belong to."""
+"""The phases of a run, and how it is cut into chunks of steps: each one call of a compiled program."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ from typing import NamedTuple
 
 from cryowgen_jax.chains import parallel
 
-MAX_RECORDS = 512
-WARMUP_CHUNKS = 10
-SAMPLING_CHUNKS = 16
+MAX_RECORDS = 512  # of a chain
+WARMUP_CHUNKS, SAMPLING_CHUNKS = 10, 16  # at most; progress is told and checkpoints are written between them
 RAMP, TUNING, SETTLING, UNRECORDED, SAMPLING = "annealing", "tuning", "warm-up", "unrecorded", "sampling"
 WARMUP = (RAMP, TUNING, SETTLING)
-LEARNING_PIECES = (8, 7, 5)  # of a warm-up in three phases: ramp, tuning, and adapting the step size alone
-SHORTEST_TO_LEARN = 40
+LEARNING_CHUNKS = (8, 7, 5)  # of the three phases of a warm-up in which the kernel learns
+SHORTEST_TO_LEARN = 40  # steps of warm-up
 
 
 class Chunk(NamedTuple):
-    """One compiled call: ``kept`` x ``records`` x ``stride`` steps, or ``stride`` steps of which nothing is kept.
+    """One call of a compiled program.
 
-    Of a ``group`` of sampling chunks only the last one's positions are kept. Over the first ``ramp`` steps of the run
-    the power rises from 0 to 1.
+    Attributes
+    ----------
+    phase
+        One of the five above.
+    kept, records, stride
+        A summary is recorded every ``stride`` steps, and a position kept after ``records`` summaries, ``kept`` times;
+        with ``kept`` = 0 neither, in ``stride`` steps.
+    group
+        Of so many sampling chunks only the last one's positions are kept: they share one draw.
+    ramp
+        Steps from the start of the run over which the power rises from 0 to 1; 0 where it is 1.
     """
 
     phase: str
@@ -31,15 +39,25 @@ class Chunk(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Steps of every chain."""
+        """Number of steps of every chain."""
         return max(1, self.kept) * self.records * self.stride
 
 
 def plan(warmup: int, num_steps: int, num_kept: int, *, in_one: bool = False, learns: bool = False) -> list[Chunk]:
-    """Cut a run into chunks: warm-up, steps that are not recorded, then one block per kept sample, 512 records at most.
+    """Cut a run into chunks.
 
-    The warm-up of a kernel that ``learns`` has three phases: a ramp, the steps it learns from, and the settling of its
-    step size. ``in_one`` makes one chunk of each, for a run that is traced and can neither report nor be saved.
+    Warm-up comes first. Then come the steps that are too many for ``num_kept`` equal strides, if any, and the rest, of
+    which positions are kept and summaries recorded: at most 512, or one for each position that is kept.
+
+    Parameters
+    ----------
+    warmup, num_steps, num_kept
+        As in ``cg.sample``.
+    in_one
+        One chunk per phase, for a run that is traced: it can neither tell its progress nor be saved.
+    learns
+        The kernel learns: warm-up has three phases, in which the power rises, the kernel observes, and the step size
+        settles. A warm-up of less than 40 steps has the last alone.
 
     Raises
     ------
@@ -61,15 +79,15 @@ def plan(warmup: int, num_steps: int, num_kept: int, *, in_one: bool = False, le
 
 
 def _warm_up(warmup: int, in_one: bool, learns: bool) -> list[Chunk]:
-    """Pieces of one length, so that one program serves them all; what is left over comes last but one."""
+    """Chunks of one length, so that one program serves all, and one for the remainder at the start of settling."""
     if warmup == 0:
         return []
     if not learns:
         pieces = parallel.largest_divisor(warmup, 1 if in_one else WARMUP_CHUNKS)
         return [Chunk(SETTLING, 0, 1, warmup // pieces)] * pieces
-    length = warmup // sum(LEARNING_PIECES)
+    length = warmup // sum(LEARNING_CHUNKS)
     ramp, tuning, settling = (Chunk(phase, 0, 1, length) for phase in WARMUP)
-    counts = LEARNING_PIECES
+    counts = LEARNING_CHUNKS
     ramp = ramp._replace(ramp=counts[0] * length)
     left = warmup - sum(counts) * length
     rest = [settling._replace(stride=left)] if left else []
@@ -78,7 +96,7 @@ def _warm_up(warmup: int, in_one: bool, learns: bool) -> list[Chunk]:
 
 
 def _merged(chunks: list[Chunk]) -> list[Chunk]:
-    """One chunk of each phase."""
+    """One chunk for each phase."""
     lengths = {phase: sum(chunk.stride for chunk in chunks if chunk.phase == phase) for phase in WARMUP}
     ramp = chunks[0].ramp
     return [Chunk(phase, 0, 1, n, ramp=ramp if phase == RAMP else 0) for phase, n in lengths.items()]

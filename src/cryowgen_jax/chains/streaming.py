@@ -1,4 +1,4 @@
-"""Mean and variance in one pass, and their pooling over chains."""
+"""Mean and variance of a chain in one pass over its positions, and of all chains together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryowgen_jax.types import Array
 
 
 class Moments(NamedTuple):
-    """Number of draws, mean and sum of squared deviations, per element."""
+    """Number of draws, their mean, and the sum of their squared deviations from it, element by element."""
 
     draws: Array
     mean: Array
@@ -18,12 +18,12 @@ class Moments(NamedTuple):
 
 
 def empty(like: Array) -> Moments:
-    """No draws yet."""
+    """Moments of no draws, for positions like this one."""
     return Moments(jnp.zeros((), like.dtype), jnp.zeros_like(like), jnp.zeros_like(like))
 
 
 def update(moments: Moments, position: Array) -> Moments:
-    """Welford's update (Technometrics 1962): stable in float32, constant memory."""
+    """Moments with one position more: Welford's update (Technometrics 1962), stable in float32."""
     count = moments.draws + 1
     difference = position - moments.mean
     mean = moments.mean + difference / count
@@ -31,9 +31,9 @@ def update(moments: Moments, position: Array) -> Moments:
 
 
 def pool(moments: Moments) -> tuple[Array, Array]:
-    """Mean and variance over all chains (leading axis) and draws: between-chain spread included (Chan et al. 1983).
+    """Mean and variance over all draws of all chains, which lead the arrays (Chan, Golub and LeVeque 1983).
 
-    nan where there are no draws, or one, to take them from.
+    The variance includes the spread between chains. The mean of no draws and the variance of one are nan.
     """
     total = jnp.sum(moments.draws)
     counts = moments.draws.reshape((-1,) + (1,) * (moments.mean.ndim - 1))

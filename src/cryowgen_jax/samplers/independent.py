@@ -1,4 +1,4 @@
-"""Independent draws in the form of a kernel, for posteriors that can be drawn exactly."""
+"""Independent draws in the form of a Markov kernel, for posteriors that can be drawn exactly."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class IndependentState(NamedTuple):
 
 
 class IndependentInfo(NamedTuple):
-    """Nothing is rejected."""
+    """Acceptance rate: 1, as nothing is rejected."""
 
     acceptance_rate: Array
 
 
 def build(draw: Callable[[PRNGKey], Array]) -> SamplingAlgorithm:
-    """Kernel whose every step is ``draw(rng_key)``, whatever the state."""
+    """The kernel whose every step is ``draw(rng_key)``, whatever the state."""
     return algorithm(init, bind(step, draw))
 
 

@@ -1,4 +1,4 @@
-"""What kernels share: BlackJAX's pair of functions, what they know of their target, and how chains are made of them."""
+"""What samplers share: BlackJAX's pair of functions, the target in two parts, and the recipe that chains follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Witness = Callable[[Array], Array]
 
 
 class GaussianPart(Protocol):
-    """N(mu, C) with C diagonal in Fourier space; both arrays in rfftn layout."""
+    """The Gaussian N(mu, C), C diagonal in Fourier space; both arrays in rfftn layout."""
 
     @property
     def mean_spectrum(self) -> Array:
@@ -31,44 +31,44 @@ class GaussianPart(Protocol):
 
 
 class HasGradient(Protocol):
-    """The state of a kernel that knows the Gaussian part; both arrays are half spectra."""
+    """State of a kernel that knows the Gaussian part; both arrays are half spectra."""
 
     @property
     def offset(self) -> Array:
-        """Of the position less the Gaussian mean."""
+        """F (z - mu)."""
         ...
 
     @property
     def gradient(self) -> Array:
-        """Of grad w at the position."""
+        """F grad w(z)."""
         ...
 
 
 class Recipe(NamedTuple):
-    """How a driver of chains makes a kernel, and chooses and adapts its step size.
+    """How ``cg.sample`` runs a sampler: what builds the kernel, and how its step size is chosen and adapted.
 
     Attributes
     ----------
     build
-        (what it has to know of its target, step size) -> SamplingAlgorithm.
+        (log-density, step size) or (witness, Gaussian part, step size) -> SamplingAlgorithm; further arguments where
+        the sampler's row in ``chains.sampler_table`` has them.
     first_step
-        Curvature -> step size to start from, or to keep. The curvature is a bound in the kernel's own coordinates: of
-        the exponent, or of w in units of the Gaussian part's precision where the kernel knows that; None where the
-        kernel asks for no bound.
+        Curvature -> step size to start from. The curvature is an upper bound: of -Hess F for kernels of a log-density,
+        of |Hess w| in units of the Gaussian part's precision for the others; None for kernels that ask for none.
     target
-        Mean acceptance that warm-up steers to; None keeps the first step size.
+        Mean acceptance rate that warm-up steers the step size to; None keeps the first step size.
     max_step_size
-        Largest step size that makes sense.
+        Largest step size that warm-up may take.
     score
-        State -> gradient of the log-density there, as an array of the position's shape or its half spectrum. Kernels
-        that know the Gaussian part get it as first argument. None where states do not hold the gradient.
+        State -> grad F there, as an array of the position's shape or as its half spectrum. Kernels that know the
+        Gaussian part are given it as first argument. None where states do not hold the gradient.
     quality
-        Number of elements of a position -> (info -> number in [0, 1]), to steer by in place of the acceptance.
+        Number of elements of a position -> (info -> number in [0, 1]) to steer by in place of the acceptance rate.
     observe
-        State -> arrays. Their averages over the middle of warm-up are what :func:`kinetic.regression` takes, so that
-        the kernel goes on with another Gaussian part. None where it learns nothing.
+        State -> regressors of :func:`kinetic.regression`. Their means over the middle of warm-up say which part of the
+        witness to move into the Gaussian part. None for kernels that do not learn.
     ramps
-        Whether ``build`` takes a ``power`` t of rho_t ~ exp(t w) N(mu, C), which the start of warm-up raises to 1.
+        Whether ``build`` takes a ``power`` t, of exp(t w) N(mu, C), that the start of warm-up raises from 0 to 1.
     """
 
     build: Callable[..., SamplingAlgorithm]
@@ -82,19 +82,22 @@ class Recipe(NamedTuple):
 
 
 def algorithm(init: Callable[..., Any], step: Callable[..., Any]) -> SamplingAlgorithm:
-    """BlackJAX's pair of ``init(position, rng_key=None)`` and ``step(rng_key, state)``; its import takes seconds."""
+    """BlackJAX's pair of ``init(position, rng_key=None)`` and ``step(rng_key, state)``.
+
+    BlackJAX takes seconds to import, so it is imported here and not with this module.
+    """
     from blackjax.base import SamplingAlgorithm
 
     return SamplingAlgorithm(init, step)
 
 
 def score(gaussian: GaussianPart, state: HasGradient) -> Array:
-    """Half spectrum of grad log rho at the state: that of grad w, which the state holds, less (z - mu) / C."""
+    """Half spectrum of grad F = grad w - C^-1 (z - mu) at the state, which holds grad w: no gradient is taken."""
     return state.gradient - gaussian.precision * state.offset
 
 
 def value_and_spectral_gradient(witness: Witness, position: Array, spectrum: Array) -> tuple[Array, Array]:
-    """The witness at a position of known half spectrum, and the half spectrum of its gradient there."""
+    """The witness and the half spectrum of its gradient, at a position whose half spectrum is known."""
     if isinstance(witness, HasSpectralGradient):
         return witness.value_and_spectral_gradient(position, spectrum)
     value, gradient = jax.value_and_grad(witness)(position)

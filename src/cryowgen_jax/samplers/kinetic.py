@@ -1,4 +1,4 @@
-"""Kinetic Langevin on the Gaussian part's own space: exact rotation, kicks by the gradient of w, Metropolis test."""
+"""Kinetic Langevin that moves the Gaussian part exactly, with kicks by the gradient of w and a Metropolis test."""
 
 from __future__ import annotations
 
@@ -20,14 +20,24 @@ if TYPE_CHECKING:
 
 LONGEST_STEP = math.pi / 2  # a quarter turn: where w = 0, positions a step apart are independent
 LONGEST_UNADJUSTED_STEP = 1.0
-METROPOLIS_SIZE = 512  # elements above which a test on the sum of all energy errors would shrink the steps
+METROPOLIS_SIZE = 512  # elements of a position above which a Metropolis test would shrink the steps
 TARGET_ACCEPTANCE = 0.75
 
 Regressors = tuple[Array, Array, Array, Array]
 
 
 class KineticState(NamedTuple):
-    """Position, its half spectrum less the Gaussian mean's, the velocity's, and the witness with its gradient's."""
+    """State of a chain.
+
+    Attributes
+    ----------
+    position
+        z.
+    offset, velocity, gradient
+        Half spectra of z - mu, of the velocity u, and of grad w(z).
+    witness
+        w(z).
+    """
 
     position: Array
     offset: Array
@@ -37,7 +47,17 @@ class KineticState(NamedTuple):
 
 
 class KineticInfo(NamedTuple):
-    """min(1, e^-dH) of the proposal (1 where nothing is rejected), whether it was taken, and dH itself."""
+    """What a step tells.
+
+    Attributes
+    ----------
+    acceptance_rate
+        min(1, e^-dH); without a Metropolis test 1, or 0 where the proposal was not finite.
+    is_accepted
+        Whether the proposal was taken.
+    energy_error
+        dH of the proposal.
+    """
 
     acceptance_rate: Array
     is_accepted: Array
@@ -63,13 +83,13 @@ def build(
         R:&\; (z - \mu, u) \leftarrow (\cos h\, (z - \mu) + \sin h\, u,\; \cos h\, u - \sin h\, (z - \mu)) \\
         B:&\; u \leftarrow u + \tfrac h2\, t\, C \nabla w(z)
 
-    in which every Gaussian mode turns at unit frequency, however stiff. The Metropolis test of B-R-B has no Gaussian
+    R turns every Gaussian mode at unit frequency, however stiff it is. The Metropolis test of B-R-B has no Gaussian
     terms: with g = grad w, u_0 the velocity before the first kick and u_2 the one before the last,
 
     .. math:: \Delta H = t\,(w(z_0) - w(z_1)) + \tfrac h2 t\, (g_0 \cdot u_0 + g_1 \cdot u_2)
-              + \tfrac{h^2}{8} t^2 (|C^{1/2} g_0|^2 + |C^{1/2} g_1|^2);
+              + \tfrac{h^2}{8} t^2 (|C^{1/2} g_0|^2 + |C^{1/2} g_1|^2) .
 
-    a refused step turns the velocity round.
+    After a rejection the velocity changes its sign.
 
     Parameters
     ----------
@@ -78,49 +98,70 @@ def build(
     gaussian
         The Gaussian part.
     step_size
-        h in (0, pi/2]. On a mode where w has curvature g / C stable iff h tan(h/2) < 2/g, whatever the data weight.
+        h in (0, pi/2]. On a mode where w has curvature g / C it is stable iff h tan(h/2) < 2/g, whatever the data
+        weight.
     persistence
-        c in [0, 1), what is left of the velocity after the refreshment. By default tan^2(pi/4 - h/2), at which a mode
-        of unit frequency is critically damped: 0 at a quarter turn, 1 - 2h for small steps.
+        c in [0, 1): the part of the velocity that O keeps. By default tan^2(pi/4 - h/2), which damps a mode of unit
+        frequency critically: 0 at a quarter turn, 1 - 2h for small steps.
     power
         t in [0, 1], for ladders from the Gaussian part (0) to the posterior (1).
     adjusted
         Apply the Metropolis test. Without it, on such a mode, Var z = C/(1 + g h cot h - g^2 h^2/4), and the mean is
-        k g/(1 + k g) of the way to the witness's, k = (h/2) cot(h/2), in place of g/(1 + g): both exact where the mean
-        force and curvature of w have been moved into the Gaussian part, as ``cg.sample`` does.
+        k g/(1 + k g) of the way from mu to the witness's, k = (h/2) cot(h/2), in place of g/(1 + g). Both are exact
+        where the mean force and curvature of w have been moved into the Gaussian part, as ``cg.sample`` does.
+
+    Returns
+    -------
+    SamplingAlgorithm
+        BlackJAX's pair of ``init(position, rng_key)``, which draws the velocity, and ``step(rng_key, state)``.
 
     Notes
     -----
-    One witness gradient (the last kick's is kept) and three transforms a step. Hamiltonian Monte Carlo on Hilbert
-    space (Beskos, Pinski, Sanz-Serna and Stuart, SPA 2011) with partial refreshment (Horowitz 1991); that this
-    splitting needs the preconditioner is shown by Casas, Sanz-Serna and Shaw (arXiv 2207.07516).
+    One witness gradient (that of the last kick is kept) and three transforms a step. This is Hamiltonian Monte Carlo on
+    Hilbert space (Beskos, Pinski, Sanz-Serna and Stuart, SPA 2011) with partial refreshment (Horowitz 1991). Casas,
+    Sanz-Serna and Shaw (arXiv 2207.07516) show that this splitting needs the preconditioner.
+
+    Examples
+    --------
+    >>> from cryowgen_jax.potentials import gaussian_part
+    >>> decoder, volume = cg.Wedge(cg.wedge_mask((4, 4, 4))), jnp.ones((4, 4, 4))
+    >>> posterior = cg.Posterior(lambda z: -jnp.sum(jnp.cosh(z)), decoder, volume, 0 * volume, 10.0, 1.0)
+    >>> algorithm = cg.kinetic(posterior.witness, gaussian_part(posterior), step_size=0.5)
+    >>> state, info = algorithm.step(jax.random.key(1), algorithm.init(volume, jax.random.key(0)))
+    >>> state.position.shape
+    (4, 4, 4)
     """
     function = adjusted_step if adjusted else unadjusted_step
     return algorithm(bind(init, witness, gaussian), bind(function, witness, gaussian, step_size, persistence, power))
 
 
 def regressors(state: KineticState) -> Regressors:
-    """What :func:`regression` needs the means of: offset, gradient, offset squared, gradient times offset."""
+    """Half spectra whose means :func:`regression` takes: z - mu, g, |z - mu|^2 and g . (z - mu), g = grad w."""
     offset, gradient = state.offset, state.gradient
     return offset, gradient, fourier.real_product(offset, offset), fourier.real_product(gradient, offset)
 
 
 def regression(gaussian: GaussianPart, means: Regressors, least: float) -> tuple[Array, Array]:
-    r"""The quadratic form that is most like the witness where the chain was: its gradient regressed on the position.
+    r"""Fit the quadratic form -1/2 z^T S z + b^T z to the witness by regressing its gradient on the position.
 
     .. math:: S_k = -\frac{\mathrm{Cov}(g_k, z_k)}{\mathrm{Var}(z_k)}, \qquad b_k = E g_k + S_k E z_k ,
 
-    so that -S_k z_k + b_k predicts the gradient g_k best. On a Gaussian this is the mean curvature (Stein), and a
-    witness that is quadratic is found exactly. Returns (S, b) in rfftn layout.
+    the least-squares prediction of the gradient g_k being -S_k z_k + b_k. Over a Gaussian S is the mean curvature
+    (Stein's lemma). A quadratic witness is found exactly.
 
     Parameters
     ----------
     gaussian
-        The Gaussian part that the offsets are from.
+        The Gaussian part, from whose mean offsets are measured.
     means
-        Of :func:`regressors`.
+        Of :func:`regressors` over draws.
     least
-        The curvature is at least ``least - 1`` times the precision, so that this part of the precision is left.
+        S is at least (``least`` - 1) / C, so that S + 1 / C is at least ``least`` / C.
+
+    Returns
+    -------
+    S, b
+        In rfftn layout.
     """
     offset, gradient, squares, products = means
     variance = jnp.maximum(squares - fourier.real_product(offset, offset), 1e-3 / gaussian.precision)
@@ -130,37 +171,37 @@ def regression(gaussian: GaussianPart, means: Regressors, least: float) -> tuple
 
 
 def acceptance_of_a_part(fraction: Array | float, info: KineticInfo) -> Array:
-    r"""2 Phi(-s/2), s = |dH| sqrt(fraction): how a Metropolis test would fare that saw this fraction of the modes.
+    r"""Acceptance rate of a Metropolis test on a fraction of the modes: 2 Phi(-s/2), s = |dH| sqrt(fraction).
 
-    Energy errors add up over modes, so that dH grows with the square root of their number and any fixed acceptance
-    needs smaller steps in larger boxes. This one does not; it measures the energy error per mode.
+    The energy error dH grows with the square root of the number of modes, so that holding its own acceptance rate fixed
+    shrinks the steps in larger boxes. Holding this one fixed holds the energy error per mode.
     """
     return jax.lax.erfc(jnp.abs(info.energy_error) * jnp.sqrt(jnp.asarray(fraction / 8.0, info.energy_error.dtype)))
 
 
 def quality_without_a_test(size: int) -> Callable[[KineticInfo], Array]:
-    """:func:`acceptance_of_a_part` for positions of ``size`` elements, the part being ``METROPOLIS_SIZE`` of them."""
+    """:func:`acceptance_of_a_part` for ``METROPOLIS_SIZE`` of the ``size`` elements of a position."""
     return bind(acceptance_of_a_part, min(1.0, METROPOLIS_SIZE / size))
 
 
 def first_step(gap: Array) -> Array:
-    """A step that is well accepted where w has curvature at most gap / C."""
+    """A step size that is well accepted where |Hess w| <= gap / C."""
     return jnp.minimum(0.5, 0.7 * jax.lax.rsqrt(jnp.maximum(gap, 1e-6)))
 
 
 def critical_persistence(step_size: Array) -> Array:
-    """C = tan^2(pi/4 - h/2): critical damping of the unit-frequency oscillator that is refreshed every h."""
+    """The persistence c = tan^2(pi/4 - h/2), which damps an oscillator of unit frequency critically."""
     return jnp.tan(jnp.maximum(jnp.pi / 4 - step_size / 2, 0.0)) ** 2
 
 
 def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRNGKey | None = None) -> KineticState:
-    """Start a chain; the velocity is drawn with ``rng_key``, or zero without one."""
+    """Start a chain. The velocity is drawn with ``rng_key``; without a key it is zero."""
     offset = fourier.rfftn(position) - gaussian.mean_spectrum
     velocity = jnp.zeros_like(offset)
     if rng_key is not None:
         velocity = jax.lax.rsqrt(gaussian.precision) * _white(rng_key, position)
     value, gradient = value_and_spectral_gradient(witness, position, gaussian.mean_spectrum + offset)
-    return KineticState(position, offset, velocity, value, gradient)
+    return KineticState(position=position, offset=offset, velocity=velocity, witness=value, gradient=gradient)
 
 
 def unadjusted_step(
@@ -172,7 +213,7 @@ def unadjusted_step(
     rng_key: PRNGKey,
     state: KineticState,
 ) -> tuple[KineticState, KineticInfo]:
-    """One update that is taken unless it is not finite."""
+    """One step without a Metropolis test; a proposal that is not finite is rejected."""
     state = _refresh(gaussian, step_size, persistence, rng_key, state)
     proposal, energy_error = _move(witness, gaussian, step_size, power, state)
     finite = jnp.isfinite(energy_error)
@@ -189,7 +230,7 @@ def adjusted_step(
     rng_key: PRNGKey,
     state: KineticState,
 ) -> tuple[KineticState, KineticInfo]:
-    """One update with the Metropolis test; a proposal that is not finite is refused."""
+    """One step with the Metropolis test; a proposal that is not finite is rejected."""
     refresh_key, accept_key = jax.random.split(rng_key)
     state = _refresh(gaussian, step_size, persistence, refresh_key, state)
     proposal, energy_error = _move(witness, gaussian, step_size, power, state)
@@ -212,7 +253,7 @@ def _refresh(
 def _move(
     witness: Witness, gaussian: GaussianPart, step_size: Array, power: Array, state: KineticState
 ) -> tuple[KineticState, Array]:
-    """B-R-B and its error of energy."""
+    """B-R-B, and its energy error."""
     shape, dtype = state.position.shape, state.position.dtype
     h, t = jnp.asarray(step_size, dtype), jnp.asarray(power, dtype)
     kick = 0.5 * h * t / gaussian.precision
@@ -228,14 +269,23 @@ def _move(
         gradient, 0.5 * (turned + velocity)
     )
     energy_error = t * (state.witness - value) + 0.5 * h * t * jnp.sum(work * fourier.multiplicity(shape))
-    return KineticState(position, offset, velocity, value, gradient), energy_error
+    moved = KineticState(position=position, offset=offset, velocity=velocity, witness=value, gradient=gradient)
+    return moved, energy_error
 
 
 def _white(key: PRNGKey, like: Array) -> Array:
     return fourier.rfftn(jax.random.normal(key, like.shape, like.dtype))
 
 
-KINETIC = Recipe(build, first_step, TARGET_ACCEPTANCE, LONGEST_STEP, score, observe=regressors, ramps=True)
+KINETIC = Recipe(
+    build,
+    first_step,
+    target=TARGET_ACCEPTANCE,
+    max_step_size=LONGEST_STEP,
+    score=score,
+    observe=regressors,
+    ramps=True,
+)
 KINETIC_UNADJUSTED = KINETIC._replace(
     build=functools.partial(build, adjusted=False),
     max_step_size=LONGEST_UNADJUSTED_STEP,

@@ -1,4 +1,4 @@
-"""The Leimkuhler-Matthews scheme: Langevin with averaged noise, at the same cost."""
+"""The Leimkuhler-Matthews scheme: Langevin steps with the mean of two successive noises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LeimkuhlerMatthewsState(NamedTuple):
-    """Where the chain is, and the noise that the next step uses again."""
+    """Position of the chain, and the last noise, which the next step uses again."""
 
     position: Array
     noise: Array
@@ -35,15 +35,28 @@ def build(log_density: LogDensityFn, step_size: Array | float) -> SamplingAlgori
     step_size
         eta > 0. Stable on a Gaussian of precision q iff eta < 2/q.
 
+    Returns
+    -------
+    SamplingAlgorithm
+        BlackJAX's pair of ``init(position, rng_key)``, which draws the first noise, and ``step(rng_key, state)``.
+
     Notes
     -----
-    On that Gaussian the stationary variance is exactly 1/q. One gradient a step, like ``langevin``.
+    On that Gaussian the stationary variance is exactly 1/q. One gradient a step, as in ``langevin``.
+
+    Examples
+    --------
+    >>> algorithm = cg.leimkuhler_matthews(lambda z: -0.5 * jnp.sum(z**2), step_size=0.5)
+    >>> state = algorithm.init(jnp.zeros(3), jax.random.key(0))
+    >>> state, info = algorithm.step(jax.random.key(1), state)
+    >>> state.position.shape
+    (3,)
     """
     return algorithm(init, bind(step, log_density, step_size))
 
 
 def init(position: Array, rng_key: PRNGKey | None = None) -> LeimkuhlerMatthewsState:
-    """Start a chain; the first noise is drawn with ``rng_key``, or zero without one."""
+    """Start a chain. The first noise is drawn with ``rng_key``; without a key it is zero."""
     noise = jnp.zeros_like(position) if rng_key is None else jax.random.normal(rng_key, position.shape, position.dtype)
     return LeimkuhlerMatthewsState(position, noise)
 
@@ -51,7 +64,7 @@ def init(position: Array, rng_key: PRNGKey | None = None) -> LeimkuhlerMatthewsS
 def step(
     log_density: LogDensityFn, step_size: Array, rng_key: PRNGKey, state: LeimkuhlerMatthewsState
 ) -> tuple[LeimkuhlerMatthewsState, LangevinInfo]:
-    """One update."""
+    """One step."""
     value, gradient = jax.value_and_grad(log_density)(state.position)
     noise = jax.random.normal(rng_key, state.position.shape, state.position.dtype)
     kick = jnp.sqrt(0.5 * step_size) * (state.noise + noise)

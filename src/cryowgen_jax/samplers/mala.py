@@ -1,4 +1,4 @@
-"""The Metropolis-adjusted Langevin algorithm, which is BlackJAX's: for log-densities of which nothing else is known."""
+"""The Metropolis-adjusted Langevin algorithm (MALA), BlackJAX's, for log-densities of which nothing else is known."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def build(log_density: LogDensityFn, step_size: Array | float) -> SamplingAlgorithm:
-    """``blackjax.mala``: a Langevin step of size eta with a Metropolis test; exact at any step size."""
+    """``blackjax.mala``: Langevin steps of size eta with a Metropolis test, which makes them exact."""
     import blackjax
 
     return blackjax.mala(log_density, step_size)
 
 
-def first_step(curvature: None = None) -> Array:
-    """A step that is small for most densities; warm-up finds the right one."""
+def first_step(curvature: None) -> Array:
+    """A step size that is small for most densities; warm-up finds the right one."""
     del curvature
     return jnp.asarray(1e-3)
 

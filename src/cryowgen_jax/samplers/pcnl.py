@@ -1,4 +1,4 @@
-"""Preconditioned Crank-Nicolson Langevin: the Gaussian part exact in Fourier space, the gradient of w only."""
+"""Preconditioned Crank-Nicolson Langevin: exact on the Gaussian part, which is diagonal in Fourier space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 
 class PcnlState(NamedTuple):
-    """Position, its half spectrum less the Gaussian mean's, and the witness there with its gradient's half spectrum."""
+    """State of a chain.
+
+    Attributes
+    ----------
+    position
+        z.
+    offset, gradient
+        Half spectra of z - mu and of grad w(z).
+    witness
+        w(z).
+    """
 
     position: Array
     offset: Array
@@ -27,7 +37,7 @@ class PcnlState(NamedTuple):
 
 
 class PcnlInfo(NamedTuple):
-    """min(1, alpha) of the proposal (1 where nothing is rejected), and whether it was taken."""
+    """min(1, alpha) of the proposal, 1 without a Metropolis test, and whether it was taken."""
 
     acceptance_rate: Array
     is_accepted: Array
@@ -55,22 +65,36 @@ def build(
     gaussian
         The Gaussian part.
     step_size
-        h in (0, 1]; at 1 positions a step apart are independent where w = 0. Scalar or one per coefficient (rfftn
-        layout).
+        h in (0, 1]. Where w = 0, steps of 1 give independent draws. A scalar, or one per coefficient in rfftn layout.
     adjusted
         Apply the Metropolis test. Without it, on a mode where w has curvature g / C the stationary variance is
         C/(1 + g) (2 - h)/(2 - h - h g); stable iff h (1 + g) < 2, whatever the data weight.
 
+    Returns
+    -------
+    SamplingAlgorithm
+        BlackJAX's pair of ``init(position)`` and ``step(rng_key, state)``.
+
     Notes
     -----
     One witness gradient and three transforms a step.
+
+    Examples
+    --------
+    >>> from cryowgen_jax.potentials import gaussian_part
+    >>> decoder, volume = cg.Wedge(cg.wedge_mask((4, 4, 4))), jnp.ones((4, 4, 4))
+    >>> posterior = cg.Posterior(lambda z: -jnp.sum(jnp.cosh(z)), decoder, volume, 0 * volume, 10.0, 1.0)
+    >>> algorithm = cg.pcnl(posterior.witness, gaussian_part(posterior), step_size=0.2)
+    >>> state, info = algorithm.step(jax.random.key(0), algorithm.init(volume))
+    >>> state.position.shape
+    (4, 4, 4)
     """
     function = adjusted_step if adjusted else unadjusted_step
     return algorithm(bind(init, witness, gaussian), bind(function, witness, gaussian, step_size))
 
 
 def first_step(gap: Array) -> Array:
-    """A step that is stable and well accepted where w has curvature at most gap / C."""
+    """A step size that is stable and well accepted where |Hess w| <= gap / C."""
     return jnp.minimum(0.5, 0.3 / (1.0 + gap))
 
 
@@ -83,7 +107,7 @@ def init(witness: Witness, gaussian: GaussianPart, position: Array, rng_key: PRN
 def unadjusted_step(
     witness: Witness, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: PcnlState
 ) -> tuple[PcnlState, PcnlInfo]:
-    """One update that is always taken."""
+    """One step without a Metropolis test."""
     proposal = _propose(witness, gaussian, step_size, rng_key, state)
     return proposal, PcnlInfo(jnp.ones(()), jnp.ones((), bool))
 
@@ -91,7 +115,7 @@ def unadjusted_step(
 def adjusted_step(
     witness: Witness, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: PcnlState
 ) -> tuple[PcnlState, PcnlInfo]:
-    """One update with the Metropolis test; a proposal that is not finite is refused."""
+    """One step with the Metropolis test; a proposal that is not finite is rejected."""
     proposal_key, accept_key = jax.random.split(rng_key)
     proposal = _propose(witness, gaussian, step_size, proposal_key, state)
     log_alpha = _log_acceptance(gaussian, step_size, state, proposal)
@@ -104,7 +128,7 @@ def adjusted_step(
 
 def _state(witness: Witness, gaussian: GaussianPart, position: Array, offset: Array) -> PcnlState:
     value, gradient = value_and_spectral_gradient(witness, position, gaussian.mean_spectrum + offset)
-    return PcnlState(position, offset, value, gradient)
+    return PcnlState(position=position, offset=offset, witness=value, gradient=gradient)
 
 
 def _propose(

@@ -1,4 +1,4 @@
-"""Leimkuhler-Matthews steps in units of the Gaussian part: unadjusted, and unbiased on Gaussians."""
+"""The Leimkuhler-Matthews scheme, preconditioned by the Gaussian part: no Metropolis test, yet exact on Gaussians."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NoiseFn = Callable[[PRNGKey, tuple[int, ...]], Array]
 
 
 class PreconditionedState(NamedTuple):
-    """Position, its half spectrum less the Gaussian mean's, and the half spectrum of the noise to be used again."""
+    """Position, half spectrum of its offset from mu, and that of the last noise, which the next step uses again."""
 
     position: Array
     offset: Array
@@ -28,7 +28,7 @@ class PreconditionedState(NamedTuple):
 
 
 class PreconditionedInfo(NamedTuple):
-    """The witness at the position that the step left, and the acceptance rate (1: nothing is rejected)."""
+    """The witness at the position before the step, and the acceptance rate: 1, as nothing is rejected."""
 
     witness: Array
     acceptance_rate: Array
@@ -56,26 +56,31 @@ def build(
     step_size
         eta in (0, 2). On a mode where w has curvature g / C it is stable iff eta (1 + g) < 2, whatever the data weight.
     draw_noise
-        (key, shape) -> white noise of unit variance. Chains of overlapping volumes that draw the same noise where they
-        overlap stay together there.
+        (key, shape) -> white noise of unit variance. Chains of overlapping volumes stay together where they overlap if
+        they draw the same noise there.
+
+    Returns
+    -------
+    SamplingAlgorithm
+        BlackJAX's pair of ``init(position, rng_key)``, which draws the first noise, and ``step(rng_key, state)``.
 
     Notes
     -----
-    The scheme of Leimkuhler and Matthews (arXiv 1203.5428) in the coordinates C^{-1/2} z: on such a mode the stationary
-    variance is exactly C/(1 + g). One witness gradient and three transforms a step.
+    This is the scheme of Leimkuhler and Matthews (arXiv 1203.5428) in the coordinates C^{-1/2} z. On such a mode its
+    stationary variance is exactly C/(1 + g). One witness gradient and three transforms a step.
     """
     return algorithm(bind(init, gaussian, draw_noise), bind(step, witness, gaussian, step_size, draw_noise))
 
 
 def largest_step(gap: Array) -> Array:
-    """A step that is stable and decorrelates fast where w has curvature at most gap / C: min(1, 1.8 / (1 + gap))."""
+    """A step size that is stable and decorrelates fast where |Hess w| <= gap / C: min(1, 1.8 / (1 + gap))."""
     return jnp.minimum(1.0, 1.8 / (1.0 + gap))
 
 
 def init(
     gaussian: GaussianPart, draw_noise: NoiseFn, position: Array, rng_key: PRNGKey | None = None
 ) -> PreconditionedState:
-    """Start a chain; the first noise is drawn with ``rng_key``, or zero without one."""
+    """Start a chain. The first noise is drawn with ``rng_key``; without a key it is zero."""
     noise = jnp.zeros_like(position) if rng_key is None else draw_noise(rng_key, position.shape).astype(position.dtype)
     return PreconditionedState(position, fourier.rfftn(position) - gaussian.mean_spectrum, fourier.rfftn(noise))
 
@@ -88,7 +93,7 @@ def step(
     rng_key: PRNGKey,
     state: PreconditionedState,
 ) -> tuple[PreconditionedState, PreconditionedInfo]:
-    """One update."""
+    """One step."""
     value, gradient = jax.value_and_grad(witness)(state.position)
     noise = fourier.rfftn(draw_noise(rng_key, state.position.shape).astype(state.position.dtype))
     offset = (

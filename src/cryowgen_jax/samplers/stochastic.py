@@ -1,4 +1,4 @@
-"""Langevin steps along random gradients, whose noise is measured and taken off the noise that is injected."""
+"""Stochastic-gradient Langevin steps: the noise of the gradient is measured, and so much less noise is injected."""
 
 from __future__ import annotations
 
@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 
 
 class StochasticState(NamedTuple):
-    """Position, its half spectrum less the Gaussian mean's, and what was drawn there and on the way.
+    """State of a chain.
 
-    ``gradient`` is the half spectrum of the gradient drawn at ``position``, where the step arrived: the next step goes
-    along it, and its noise is independent of the position. ``gradient_variance`` is V_k, the mean of the estimates of
-    its variance over the ``draws`` so far, this one included.
+    Attributes
+    ----------
+    position
+        z.
+    offset
+        Half spectrum of z - mu.
+    gradient
+        Half spectrum of g, drawn at z when the last step arrived there. The next step goes along it; its noise is
+        independent of z.
+    gradient_variance
+        V_k: mean of the estimates of the variance of g so far, the last included.
+    draws
+        Number of these estimates.
     """
 
     position: Array
@@ -33,9 +43,16 @@ class StochasticState(NamedTuple):
 
 
 class StochasticInfo(NamedTuple):
-    """Acceptance rate (1: nothing is rejected), and what gradient noise adds, as shares of the variance to inject.
+    """What a step tells.
 
-    ``inflation`` is the share that it adds where it is not removed, ``remaining`` the share that was not removed.
+    Attributes
+    ----------
+    acceptance_rate
+        1, as nothing is rejected.
+    inflation
+        Variance that the noise of the gradient adds, over the variance that a step with the exact gradient injects.
+    remaining
+        The part of it that could not be removed, over the same variance.
     """
 
     acceptance_rate: Array
@@ -52,46 +69,57 @@ def build(
 
     .. math:: v = \mu + a (u - \mu) + h\, C g + \sigma\, \xi, \qquad g = \tfrac12 (g_1 + g_2),
 
-    g_1 and g_2 the gradients at u of two independent draws of w. Their difference measures the variance of g,
+    g_1 and g_2 being the gradients at u of two independent draws of w. Their difference measures the variance of g,
 
     .. math:: V_k = \tfrac14\, \overline{|F (g_1 - g_2)|_k^2}, \qquad E V_k = E\,|F (g - E g)|_k^2 ,
 
-    the mean running over all steps, and what gradient noise adds is taken off what is injected:
+    where the mean is over all steps so far. The step injects that much less noise:
 
     .. math:: \sigma_k^2 = \max\{0,\; (1 - a^2)\, C_k - h^2 C_k^2 V_k\},
 
-    so that noise of both kinds together has the variance (1 - a^2) C_k that the scheme with the exact gradient injects.
+    so that the noise of the gradient and the injected noise together have the variance (1 - a^2) C_k which the scheme
+    with the exact gradient injects.
 
     Parameters
     ----------
     witness
-        w, with ``at(key)``; pytree.
+        w as a pytree with ``at(key)``, which draws a deterministic witness.
     gaussian
         The Gaussian part.
     step_size
-        h in (0, 1]. Scalar or one per coefficient (rfftn layout).
+        h in (0, 1]. A scalar, or one per coefficient in rfftn layout.
     corrected
         False leaves out the V_k term: stochastic gradient Langevin (Welling and Teh, ICML 2011) in these coordinates.
 
+    Returns
+    -------
+    SamplingAlgorithm
+        BlackJAX's pair of ``init(position, rng_key)``, which draws the first gradient, and ``step(rng_key, state)``.
+
+    Raises
+    ------
+    TypeError
+        Where the witness has no ``at(key)``.
+
     Notes
     -----
-    On a mode of Gaussian variance C where E w has curvature g / C, and the gradient additive noise of variance V, a
-    step multiplies by m and adds independent noise:
+    On a mode of Gaussian variance C where E w has curvature g / C, and the gradient has additive noise of variance V, a
+    step multiplies the offset by m and adds independent noise:
 
     .. math:: m = a - h\, g, \qquad \mathrm{Var} = m^2\, \mathrm{Var} + (1 - a^2)\, C + h^2 C^2 V
               = \frac{(1 - a^2)\, C + h^2 C^2 V}{1 - m^2} ,
 
-    the counterpart of (2 + eta V)/(2 q - eta q^2), which stochastic gradients of variance V leave on precision q with
-    Euler steps of size eta. Corrected, the V term is gone and the variance is that of unadjusted pCNL; that it differs
-    from C/(1 + g) is the step's own doing. On such a mode noise adds the share h C V / (2 - h). Beyond 1 the floor is
-    reached, the excess stays, and ``remaining`` of the info is above 0; h has to be smaller then.
+    the counterpart of (2 + eta V)/(2 q - eta q^2), the variance that Euler steps of size eta along such a gradient give
+    on a mode of precision q. With the correction the V term is gone, and the variance is that of unadjusted pCNL; its
+    difference from C/(1 + g) is due to the step size. On such a mode the inflation is h C V / (2 - h). Above 1 it
+    cannot be removed whole, and ``remaining`` is above 0: choose a smaller h.
 
-    Stable iff g > -1 and h (1 + g) < 2, additive noise or not. Noise that grows with the distance,
-    V = V_0 + s^2 |z - m|^2, needs h^2 C^2 s^2 < 1 - m^2 as well.
+    The step is stable iff g > -1 and h (1 + g) < 2, with additive noise or without. Noise that grows with the distance
+    from a point z_0, of variance V_0 + s^2 |z - z_0|^2, needs h^2 C^2 s^2 < 1 - m^2 as well.
 
-    The correction is of first order (Vollmer, Zygalakis and Teh, JMLR 17, 2016): it mends the variance of every
-    coefficient, on average over the positions that the chain was at. Covariances of gradient noise between coefficients
-    and its higher cumulants stay. Two gradients and four transforms a step.
+    The correction is of first order (Vollmer, Zygalakis and Teh, JMLR 17, 2016): it corrects the variance of every
+    coefficient, on average over the positions of the chain. Covariances of the gradient's noise between coefficients,
+    and its higher cumulants, stay. Two gradients and four transforms a step.
     """
     witness = as_pytree(witness)
     if not isinstance(witness, Stochastic):
@@ -103,10 +131,16 @@ def build(
 def init(
     witness: Stochastic, gaussian: GaussianPart, position: Array, rng_key: PRNGKey | None = None
 ) -> StochasticState:
-    """Start a chain; the first gradient is drawn with ``rng_key``, or without one is that of the expected witness."""
+    """Start a chain. The first gradient is drawn with ``rng_key``; without a key it is that of the expected witness."""
     spectrum = fourier.rfftn(position)
     offset = spectrum - gaussian.mean_spectrum
-    state = StochasticState(position, offset, offset, jnp.zeros(offset.shape, position.dtype), jnp.zeros((), jnp.int32))
+    state = StochasticState(
+        position=position,
+        offset=offset,
+        gradient=offset,  # of the right type, until it is drawn
+        gradient_variance=jnp.zeros(offset.shape, position.dtype),
+        draws=jnp.zeros((), jnp.int32),
+    )
     if rng_key is None:
         return state._replace(gradient=value_and_spectral_gradient(witness, position, spectrum)[1])
     return _draw(witness, gaussian, jax.random.fold_in(rng_key, 2), state)  # a child key that steps do not use
@@ -115,7 +149,7 @@ def init(
 def corrected_step(
     witness: Stochastic, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: StochasticState
 ) -> tuple[StochasticState, StochasticInfo]:
-    """One update; injects what gradient noise does not add already."""
+    """One step that injects the noise that the gradient does not add already."""
     wanted, added = _variances(gaussian, step_size, state)
     return _move(witness, gaussian, step_size, jnp.maximum(wanted - added, 0.0), rng_key, state)
 
@@ -123,13 +157,13 @@ def corrected_step(
 def plain_step(
     witness: Stochastic, gaussian: GaussianPart, step_size: Array, rng_key: PRNGKey, state: StochasticState
 ) -> tuple[StochasticState, StochasticInfo]:
-    """One update; gradient noise comes on top."""
+    """One step that injects all noise, whatever the gradient adds."""
     wanted, _ = _variances(gaussian, step_size, state)
     return _move(witness, gaussian, step_size, wanted, rng_key, state)
 
 
 def _variances(gaussian: GaussianPart, step_size: Array, state: StochasticState) -> tuple[Array, Array]:
-    """Per coefficient: the variance that a step has to add, and the part that gradient noise adds."""
+    """Per coefficient: the variance that a step has to add, and the part that the noise of the gradient adds."""
     a = 1 - jnp.asarray(step_size, state.position.dtype)
     wanted = (1 - a) * (1 + a) / gaussian.precision
     return wanted, ((1 - a) / gaussian.precision) ** 2 * state.gradient_variance
@@ -153,15 +187,15 @@ def _move(
     weights = fourier.multiplicity(shape)
     total = jnp.sum(wanted * weights)
     info = StochasticInfo(
-        jnp.ones((), dtype),
-        jnp.sum(added * weights) / total,
-        jnp.sum((injected - wanted + added) * weights) / total,
+        acceptance_rate=jnp.ones((), dtype),
+        inflation=jnp.sum(added * weights) / total,
+        remaining=jnp.sum((injected - wanted + added) * weights) / total,
     )
     return _draw(witness, gaussian, draw_key, state._replace(position=position, offset=offset)), info
 
 
 def _draw(witness: Stochastic, gaussian: GaussianPart, key: PRNGKey, state: StochasticState) -> StochasticState:
-    """Draw the gradient at the state's position and count it in."""
+    """The state with a gradient drawn at its position, and with one more estimate of the variance."""
 
     def gradient(key: PRNGKey) -> Array:
         return value_and_spectral_gradient(witness.at(key), state.position, gaussian.mean_spectrum + state.offset)[1]

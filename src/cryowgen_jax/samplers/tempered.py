@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TemperedState(NamedTuple):
-    """The position at t = 1, kinetic states of all rungs (from t_0 up), and whether even pairs swap next."""
+    """The position at t = 1, the kinetic states of all rungs from t = 0 up, and whether even pairs swap next."""
 
     position: Array
     rungs: KineticState
@@ -26,7 +26,7 @@ class TemperedState(NamedTuple):
 
 
 class TemperedInfo(NamedTuple):
-    """Mean acceptance of the moves over the rungs, and mean rate of swaps over the pairs that tried."""
+    """Mean acceptance rate of the rungs' moves, and share of the swaps that were accepted."""
 
     acceptance_rate: Array
     swap_rate: Array
@@ -37,36 +37,51 @@ def build(
 ) -> SamplingAlgorithm:
     r"""Parallel tempering on rho_t(z) ~ exp(t w(z)) N(z; mu, C), for wedges with several modes.
 
-    Every rung takes one Metropolis-adjusted kinetic step, then neighbours swap with probability
+    Every rung takes one Metropolis-adjusted kinetic step. Then neighbours swap positions with probability
 
     .. math:: \min\{1, \exp[(t_i - t_j)\,(w(z_j) - w(z_i))]\},
 
-    even and odd pairs in turn. At t = 0 the step is an exact draw, so that whatever climbs the ladder is new.
+    even and odd pairs in turn. At t = 0 a step is an exact draw, independent of the last.
 
     Parameters
     ----------
     witness
-        w: volume -> scalar, deterministic (a random one biases the swaps).
+        w: volume -> scalar, deterministic; a random one would bias the swaps.
     gaussian
         The Gaussian part.
     powers
         0 = t_0 < t_1 < ... < t_T = 1. Swaps succeed where sqrt(Var_t(w)) (t_{i+1} - t_i) is about 1, so that the number
         of rungs grows like sqrt(Var w).
     step_sizes
-        h of every rung, or one for all; the rung at t = 0 always takes a quarter turn.
+        h of every rung, or one for all. The rung at t = 0 always takes a quarter turn.
     scale
-        Factor on all step sizes: the step size of the whole ladder for a driver that has one number for it.
+        Factor on all step sizes, for drivers that adapt one number.
+
+    Returns
+    -------
+    SamplingAlgorithm
+        BlackJAX's pair of ``init(position, rng_key)``, which draws the velocities, and ``step(rng_key, state)``.
 
     Notes
     -----
-    One witness gradient per rung and step, rungs vectorised. Geyer (1991); Syed, Bouchard-Cote, Deligiannidis and
-    Doucet (JRSS B 2022) for the alternation of even and odd pairs.
+    One witness gradient per rung and step, rungs vectorised. Parallel tempering is Geyer's (1991); even and odd pairs
+    in turn is what Syed, Bouchard-Cote, Deligiannidis and Doucet (JRSS B 2022) recommend.
+
+    Examples
+    --------
+    >>> from cryowgen_jax.potentials import gaussian_part
+    >>> decoder, volume = cg.Wedge(cg.wedge_mask((4, 4, 4))), jnp.ones((4, 4, 4))
+    >>> posterior = cg.Posterior(lambda z: -jnp.sum(jnp.cosh(z)), decoder, volume, 0 * volume, 10.0, 1.0)
+    >>> algorithm = cg.tempered(posterior.witness, gaussian_part(posterior), jnp.linspace(0, 1, 5), step_sizes=0.5)
+    >>> state, info = algorithm.step(jax.random.key(1), algorithm.init(volume, jax.random.key(0)))
+    >>> state.position.shape, state.rungs.position.shape
+    ((4, 4, 4), (5, 4, 4, 4))
     """
     return algorithm(bind(init, witness, gaussian, powers), bind(step, witness, gaussian, powers, scale * step_sizes))
 
 
-def first_step(curvature: None = None) -> Array:
-    """1: the rungs' own step sizes."""
+def first_step(curvature: None) -> Array:
+    """The scale 1, which leaves the rungs their own step sizes."""
     del curvature
     return jnp.ones(())
 
@@ -74,7 +89,7 @@ def first_step(curvature: None = None) -> Array:
 def init(
     witness: Witness, gaussian: GaussianPart, powers: Array, position: Array, rng_key: PRNGKey | None = None
 ) -> TemperedState:
-    """All rungs at ``position``; velocities are drawn with ``rng_key``, or zero without one."""
+    """Start all rungs at ``position``. Velocities are drawn with ``rng_key``; without a key they are zero."""
     keys = None if rng_key is None else jax.random.split(rng_key, powers.shape[0])
     positions = jnp.broadcast_to(position, (powers.shape[0], *position.shape))
     in_axes = (None, None, 0, None if keys is None else 0)
@@ -90,7 +105,7 @@ def step(
     rng_key: PRNGKey,
     state: TemperedState,
 ) -> tuple[TemperedState, TemperedInfo]:
-    """One move of every rung and one round of swaps."""
+    """One step of every rung, and one round of swaps."""
     move_key, swap_key = jax.random.split(rng_key)
     count = powers.shape[0]
     sizes = jnp.broadcast_to(jnp.asarray(step_sizes, state.position.dtype), (count,))
@@ -112,7 +127,7 @@ def step(
 
 
 def _swaps(key: PRNGKey, powers: Array, witness: Array, even: Array) -> tuple[Array, Array]:
-    """Which rungs try to swap with the next one up, and which do."""
+    """Which rungs try to swap with the next one up, and which of them do."""
     index = jnp.arange(powers.shape[0])
     tries = (index % 2 == jnp.where(even, 0, 1)) & (index < powers.shape[0] - 1)
     log_alpha = (powers - jnp.roll(powers, -1)) * (jnp.roll(witness, -1) - witness)
