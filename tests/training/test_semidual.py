@@ -245,6 +245,17 @@ def test_the_gradient_is_that_of_the_dual_in_every_part(rng):
     np.testing.assert_allclose(np.asarray(found.center.args[0]) @ direction, slope(3, direction), rtol=1e-3)
 
 
+@pytest.mark.parametrize("settled", [(1, 1), (1, 0), (0, 0)])
+def test_draws_that_do_not_count_yet_are_left_out_unless_there_are_no_others(rng, settled):
+    x, z, samples = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, SIZE), (5, SIZE), (2, 3, SIZE)))
+    negatives = Negatives(samples, jnp.asarray(settled, jnp.float32)[:, None] * jnp.full((2, 3), 1 / 3), jnp.ones(2))
+    model = gaussian_model(START)
+    found = jax.grad(lambda w: objective(dataclasses.replace(model, witness=w), z, x, negatives))(model.witness).args[0]
+    used = np.asarray(samples)[np.asarray(settled) > 0] if any(settled) else np.asarray(samples)
+    expected = -0.5 * START * (np.mean(np.sum(z**2, axis=-1)) - np.mean(np.sum(used**2, axis=-1)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_lambda_and_beta_are_learned_from_data(key, rng):
     """No witness: 1/lambda + 1/beta is the variance of the data about the centre, and lambda is given."""

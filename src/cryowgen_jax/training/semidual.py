@@ -126,7 +126,8 @@ def objective(
         return surrogate(model.posterior(observation), samples, weights, normalised=True)
 
     shares = _shares(negatives)
-    weights = jnp.where(shares[:, None] > 0, negatives.weights, 1.0)  # not 0, by whose sum surrogate would divide
+    counts = jnp.sum(negatives.weights, axis=1, keepdims=True) > 0
+    weights = jnp.where(counts, negatives.weights, 1.0)  # not 0, by whose sum surrogate would divide
     return jnp.mean(clean) + shares @ platform.map_items(potential, (observations, negatives.samples, weights))
 
 
