@@ -1,5 +1,7 @@
 """Both forms of the convolution against SciPy, their gradients against autodiff, injection into Flax, resampling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,8 +66,8 @@ def test_gradients_are_those_of_autodiff(arrays, form):
     def loss(layer, v, k):
         return jnp.sum(jnp.sin(layer(v, k)))
 
-    expected = jax.grad(loss, (1, 2))(autodiff, volume, kernel)
-    result = jax.grad(loss, (1, 2))(lambda v, k: convolve3(v, k, form), volume, kernel)
+    expected = jax.jit(jax.grad(functools.partial(loss, autodiff), (0, 1)))(volume, kernel)
+    result = jax.jit(jax.grad(functools.partial(loss, lambda v, k: convolve3(v, k, form)), (0, 1)))(volume, kernel)
     for r, e in zip(result, expected, strict=True):
         np.testing.assert_allclose(r, e, atol=3e-5)
 
@@ -78,7 +80,7 @@ def test_second_derivatives_are_those_of_autodiff(arrays, form):
         def slope(v, k):
             return jax.grad(lambda u: jnp.sum(jnp.sin(layer(u, k))))(v)
 
-        return jax.grad(lambda v, k: jnp.vdot(slope(v, k), jnp.cos(v)), (0, 1))(volume, kernel)
+        return jax.jit(jax.grad(lambda v, k: jnp.vdot(slope(v, k), jnp.cos(v)), (0, 1)))(volume, kernel)
 
     for r, e in zip(product(lambda v, k: convolve3(v, k, form)), product(autodiff), strict=True):
         np.testing.assert_allclose(r, e, atol=2e-4)
@@ -89,13 +91,14 @@ def test_vmap_and_scan_change_nothing(rng, form):
     volumes = jnp.asarray(rng.normal(size=(3, 4, 5, 6, 2)), jnp.float32)
     kernels = jnp.asarray(0.1 * rng.normal(size=(3, 3, 3, 3, 2, 2)), jnp.float32)
 
+    @jax.jit
     def slope(v, k):
         return jax.grad(lambda u: jnp.sum(convolve3(u, k, form) ** 2))(v)
 
     one_kernel = jnp.stack([slope(v, kernels[0]) for v in volumes])
-    np.testing.assert_allclose(jax.vmap(slope, (0, None))(volumes, kernels[0]), one_kernel, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(slope, (0, None)))(volumes, kernels[0]), one_kernel, atol=1e-5)
     own_kernel = jnp.stack([slope(v, k) for v, k in zip(volumes, kernels, strict=True)])
-    np.testing.assert_allclose(jax.vmap(slope)(volumes, kernels), own_kernel, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(slope))(volumes, kernels), own_kernel, atol=1e-5)
     scanned, _ = jax.jit(lambda v: lax.scan(lambda c, _: (slope(c, kernels[0]), None), v, None, length=2))(volumes[0])
     np.testing.assert_allclose(scanned, slope(slope(volumes[0], kernels[0]), kernels[0]), atol=1e-5)
 

@@ -10,9 +10,14 @@ from cryowgen_jax.models import CenterNet, DataConsistent, Decoder
 from cryowgen_jax.operators import Wedge, wedge_mask
 from cryowgen_jax.types import InputError
 
+SLOW = pytest.mark.slow
 
-@pytest.mark.parametrize("latent", [3, (2, 2, 2)])
-@pytest.mark.parametrize("shape", [(8, 8, 8), (5, 9, 6)])
+
+@pytest.mark.parametrize(
+    ("latent", "shape"),
+    [(3, (5, 9, 6)), ((2, 2, 2), (8, 8, 8)), pytest.param(3, (8, 8, 8), marks=SLOW),
+     pytest.param((2, 2, 2), (5, 9, 6), marks=SLOW)],
+)  # fmt: skip
 def test_decoder_makes_volumes_of_its_box(key, latent, shape):
     decoder = Decoder(latent, shape, channels=4, rngs=nnx.Rngs(0))
     latents = jax.random.normal(key, (2, latent) if isinstance(latent, int) else (2, *latent))
@@ -49,7 +54,7 @@ def test_what_was_measured_is_kept(key):
     np.testing.assert_array_equal(slope.decoder.transfer, jnp.zeros(mask.shape))
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 8), (5, 9, 6)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 8, 8), marks=SLOW), (5, 9, 6)])
 def test_centre_learns(key, shape):
     """A few steps of descent towards a smoothed volume must get closer than the input is."""
     volume = jax.random.normal(key, shape)

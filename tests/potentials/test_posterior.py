@@ -94,6 +94,15 @@ def sigma_points(law, rng):
     return points, weights
 
 
+@jax.jit
+def exponent(posterior, positions):
+    """F and its drift at every position."""
+    return jax.vmap(posterior.log_density)(positions), jax.vmap(posterior.drift)(positions)
+
+
+surrogate_gradient = jax.jit(jax.grad(cg.surrogate))
+
+
 def worst_error(gradient, expected):
     """Largest error of any leaf, relative to that leaf's size."""
     return max(
@@ -105,8 +114,8 @@ def worst_error(gradient, expected):
 @pytest.mark.parametrize("witness", ["quadratic", "mixture"])
 def test_log_density_and_drift_are_the_dense_exponent_and_its_gradient(rng, witness):
     problem = Problem(rng, witness)
-    for _ in range(3):
-        z = rng.normal(size=SIZE)
+    positions = rng.normal(size=(4, SIZE))
+    for z, found, slope in zip(positions, *exponent(problem.posterior, volume(positions)), strict=True):
         if witness == "quadratic":
             w, grad_w = -0.5 * (z - problem.m) @ problem.s @ (z - problem.m), -problem.s @ (z - problem.m)
         else:
@@ -120,8 +129,8 @@ def test_log_density_and_drift_are_the_dense_exponent_and_its_gradient(rng, witn
         residual = problem.x - problem.h @ z
         f = w - 0.5 * LAM * residual @ residual - 0.5 * BETA * np.sum((z - problem.center) ** 2)
         drift = grad_w + LAM * problem.h.T @ residual - BETA * (z - problem.center)
-        np.testing.assert_allclose(problem.posterior.log_density(volume(z)), f, rtol=2e-5)
-        np.testing.assert_allclose(problem.posterior.drift(volume(z)).reshape(-1), drift, atol=2e-4)
+        np.testing.assert_allclose(found, f, rtol=2e-5)
+        np.testing.assert_allclose(slope.reshape(-1), drift, atol=2e-4)
 
 
 def test_a_decoder_without_transfer_gives_the_same_exponent(rng):
@@ -131,10 +140,9 @@ def test_a_decoder_without_transfer_gives_the_same_exponent(rng):
         problem.posterior, decoder=Dense(matrix), observation=jnp.asarray(problem.x, jnp.float32)
     )
     z = volume(rng.normal(size=(4, SIZE)))
-    np.testing.assert_allclose(
-        jax.vmap(dense.log_density)(z), jax.jit(jax.vmap(problem.posterior.log_density))(z), rtol=1e-5
-    )
-    np.testing.assert_allclose(jax.vmap(dense.drift)(z), jax.vmap(problem.posterior.drift)(z), atol=2e-4)
+    (value, slope), (expected, expected_slope) = exponent(dense, z), exponent(problem.posterior, z)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(slope, expected_slope, atol=2e-4)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -147,12 +155,12 @@ def test_surrogate_gradients_of_a_gaussian_posterior_are_exact_in_every_leaf(rng
     else:  # equal weights: all points at the radius sqrt(D)
         root = np.sqrt(SIZE) * np.linalg.cholesky(problem.law.covariance).T
         points, weights = np.concatenate([problem.law.mean + root, problem.law.mean - root]), None
-    gradient = leaves(jax.grad(cg.surrogate)(problem.posterior, volume(points), weights))
+    gradient = leaves(surrogate_gradient(problem.posterior, volume(points), weights))
     expected = problem.expected()
     assert set(expected) == set(gradient)
     assert worst_error(gradient, expected) < 5e-5
     if weighted:
-        ignored = leaves(jax.grad(cg.surrogate)(problem.posterior, volume(points)))
+        ignored = leaves(surrogate_gradient(problem.posterior, volume(points)))
         assert worst_error(ignored, expected) > 1e-2
 
 
@@ -165,18 +173,22 @@ def test_surrogate_gradient_of_a_dense_decoder(rng):
         decoder=Dense(jnp.asarray(problem.h, jnp.float32)),
         observation=jnp.asarray(problem.x, jnp.float32),
     )
-    gradient = jax.grad(cg.surrogate)(posterior, volume(points), jnp.asarray(weights, jnp.float32)).decoder.matrix
+    gradient = surrogate_gradient(posterior, volume(points), jnp.asarray(weights, jnp.float32)).decoder.matrix
     mean = problem.law.mean
     second = problem.law.covariance + np.outer(mean, mean)
     np.testing.assert_allclose(gradient, -LAM * (np.outer(problem.x, mean) - problem.h @ second), atol=2e-4)
+
+
+@jax.jit
+def of_blocks(posterior, blocks, weights):
+    return jax.lax.map(lambda block: jax.grad(cg.surrogate)(posterior, *block), (blocks, weights))
 
 
 def block_gradients(problem, draws, weights=None):
     """Gradients from 64 blocks of draws: independent estimates, hence a standard error."""
     blocks = volume(draws).reshape(64, -1, *SHAPE)
     weights = None if weights is None else jnp.asarray(weights, jnp.float32).reshape(64, -1)
-    gradient = jax.jit(jax.vmap(jax.grad(cg.surrogate), in_axes=(None, 0, None if weights is None else 0)))
-    return leaves(gradient(problem.posterior, blocks, weights))
+    return leaves(of_blocks(problem.posterior, blocks, weights))
 
 
 def worst_score(gradients, expected):
@@ -212,14 +224,14 @@ def test_a_flipped_witness_sign_is_caught(rng):
     flipped = dataclasses.replace(
         problem.posterior, witness=cg.QuadraticWitness(-problem.witness.curvature, problem.witness.mean)
     )
-    gradient = leaves(jax.grad(cg.surrogate)(flipped, volume(points), jnp.asarray(weights, jnp.float32)))
+    gradient = leaves(surrogate_gradient(flipped, volume(points), jnp.asarray(weights, jnp.float32)))
     assert worst_error(gradient, problem.expected()) > 0.1
 
 
 def test_samples_and_weights_are_constants(rng):
     problem = Problem(rng, "mixture")
     draws, weights = volume(problem.law.draw(rng, 5)), jnp.arange(1.0, 6.0)
-    to_samples, to_weights = jax.grad(cg.surrogate, argnums=(1, 2))(problem.posterior, draws, weights)
+    to_samples, to_weights = jax.jit(jax.grad(cg.surrogate, argnums=(1, 2)))(problem.posterior, draws, weights)
     assert not np.any(to_samples)
     assert not np.any(to_weights)
 
