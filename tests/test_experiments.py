@@ -117,6 +117,11 @@ def test_exact_draws_have_the_moments_of_the_posterior(signals):
     assert np.abs(oracles.mean_scores(draws, law.means[0])).max() > 20  # one component is not the whole
 
 
+@jax.jit
+def at(posterior, positions):
+    return jax.vmap(posterior.log_density)(positions)
+
+
 def test_posterior_on_one_dimension_differs_from_the_exact_density_by_a_constant(signals):
     width, rng = 11, np.random.default_rng(5)
     observation, law = dense_law(signals, width, np.asarray(signals.witness().weights, float))
@@ -125,9 +130,9 @@ def test_posterior_on_one_dimension_differs_from_the_exact_density_by_a_constant
         [oracles.log_normal(positions, m, c) for m, c in zip(law.means, law.covariances, strict=True)], axis=-1
     )
     expected = np.log(np.sum(np.exp(logs - logs.max()), axis=-1)) + logs.max()
-    found = jax.vmap(signals.posterior(observation, width).log_density)(jnp.asarray(positions, jnp.float32))
+    found = at(signals.posterior(observation, width), jnp.asarray(positions, jnp.float32))
     assert np.ptp(np.asarray(found) - expected) < 2e-3  # float32, of values that spread by hundreds
-    other = jax.vmap(signals.posterior(observation, 7).log_density)(jnp.asarray(positions, jnp.float32))
+    other = at(signals.posterior(observation, 7), jnp.asarray(positions, jnp.float32))
     assert np.ptp(np.asarray(other) - expected) > 1
 
 
@@ -217,7 +222,7 @@ def walkers() -> types.ModuleType:
 
 def test_drift_of_the_double_well_is_that_of_the_posterior(walkers):
     positions = np.linspace(-4, 4, 33)[:, None]
-    found = jax.vmap(walkers.double_well().drift)(jnp.asarray(positions, jnp.float32))
+    found = jax.jit(jax.vmap(walkers.double_well().drift))(jnp.asarray(positions, jnp.float32))
     assert np.allclose(found, walkers.drift(positions), atol=1e-5)
     low, high = (float(bound) for bound in walkers.double_well().witness.curvature_bounds())
     grid = np.linspace(-6, 6, 4001)

@@ -1,5 +1,6 @@
 """What the README promises in code and commands is true."""
 
+import ast
 import pathlib
 import re
 import shlex
@@ -17,6 +18,24 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.parametrize("source", blocks("python"))
+def test_python_examples_compile_and_name_what_exists(source):
+    """Imports run, and every name of the package that the example uses is there; the slow test runs it whole."""
+    tree = ast.parse(source)
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names: dict = {}
+    exec(compile(ast.Module(imports, type_ignores=[]), "README.md", "exec"), names)
+    used = [
+        (names[node.value.id], node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names
+    ]
+    assert used
+    for owner, name in used:
+        assert hasattr(owner, name), name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("source", blocks("python"))
 def test_python_examples_run(source, capsys):
     exec(compile(source, "README.md", "exec"), {})

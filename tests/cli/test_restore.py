@@ -389,7 +389,7 @@ class TestResuming:
         assert cryowgen(*command).status == 130
         assert contents(tmp_path / "out") == ["settings.json"]
 
-    def test_disk_full_at_the_end(self, restored, tmp_path, monkeypatch):
+    def test_disk_full_at_the_end(self, restored, tmp_path, monkeypatch, no_pictures):
         """No half-written file, and what was computed is not computed again."""
         command = (*restored.arguments, "--output", tmp_path / "out")
         replace = os.replace
@@ -415,7 +415,7 @@ class TestResuming:
         stopping(monkeypatch, at=lambda now: steps.append(now.phase) if now.phase not in console.APART else None)
         assert cryowgen(*command, "--resume").status == 0
         assert steps == []
-        assert contents(tmp_path / "out") == contents(restored.folder)
+        assert contents(tmp_path / "out") == [name for name in contents(restored.folder) if name != "report.html"]
         for name in VOLUMES:
             assert (tmp_path / "out" / name).read_bytes() == (restored.folder / name).read_bytes()
 

@@ -21,7 +21,8 @@ from cryowgen_jax.potentials import (
 )
 from tests import oracles
 
-SHAPES = [(7,), (8,), (5, 6), (4, 5), (3, 4, 5), (4, 3, 6), (1, 2, 3)]
+SHAPES = [(7,), (4, 5), (3, 4, 5), (4, 3, 6)]
+SHAPES += [pytest.param(shape, marks=pytest.mark.slow) for shape in ((8,), (5, 6), (1, 2, 3))]
 LAM, BETA = 4.0, 0.7
 
 
@@ -91,7 +92,7 @@ def test_the_gradient_of_the_mass_is_that_of_psi(rng):
         np.testing.assert_allclose(found, value, atol=1e-4 * (1 + np.abs(value).max()))
 
 
-@pytest.mark.parametrize("shape", [(6,), (3, 2, 3)], ids=str)
+@pytest.mark.parametrize("shape", [pytest.param((6,), marks=pytest.mark.slow), (3, 2, 3)], ids=str)
 def test_draws_have_the_mean_and_the_whole_covariance(rng, key, shape):
     posterior, h, x, center = problem(rng, shape)
     law = oracles.gaussian_posterior(h, x, LAM, center, BETA)
@@ -126,11 +127,16 @@ WITNESSES = {
     "function and quadratic": lambda rng, shape: SumWitness((soft, quadratic(rng, shape))),
     "function and mixture": lambda rng, shape: SumWitness((soft, mixture(rng, shape))),
 }
+SIMPLE = {"quadratic", "mixture", "scaled quadratic", "function"}  # each a part of one of the others
 
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [(name, (3, 4, 4)) for name in WITNESSES] + [("scaled sum", (7,)), ("quadratic and mixture", (4, 5))],
+    [
+        pytest.param(name, shape, marks=pytest.mark.slow if name in SIMPLE else ())
+        for name, shape in [*((name, (3, 4, 4)) for name in WITNESSES), ("scaled sum", (7,))]
+    ]
+    + [pytest.param("quadratic and mixture", (4, 5), marks=pytest.mark.slow)],
 )
 def test_split_keeps_the_exponent(rng, shape, name):
     """F(z) = w_r(z) + log of the Gaussian measure, at any z, its mass included."""

@@ -287,11 +287,12 @@ def test_a_blind_model_lacks_the_tilts_in_the_middle(tilts, axes, hidden):
 
 
 @pytest.mark.parametrize(("too_sure", "noise", "expected"), [(1.0, 0.02, 1.0), (8.0, 0.02, 8.0), (8.0, 100.0, 1.0)])
-def test_solvent_is_widened_by_as_much_as_a_blind_model_was_too_sure(rng, too_sure, noise, expected):
+def test_solvent_is_widened_by_as_much_as_a_blind_model_was_too_sure(too_sure, noise, expected):
     """Volumes drawn from the prior of solvent everywhere, whose P_s the models then take for smaller than it is.
 
     Where noise hides all of the solvent nothing can be learned, and nothing is done.
     """
+    rng = np.random.default_rng(1)  # of few voxels now and then some seem significant that are noise
     model, *_ = models()
     model = dataclasses.replace(model, particle=30 * model.solvent, noise=noise * model.solvent)
     spread = model.shells.spread

@@ -39,8 +39,14 @@ def assert_found(report, tilt_range, tilt, beam, within):
     assert report.contrast_ratio < 0.2
 
 
-@pytest.mark.parametrize("tilt_range", [(-60, 60), (-40, 60), (-60, 40), (-66, 50), (-70, 70), (-30, 30), (-20, 70)])
-@pytest.mark.parametrize("shape", [(48, 48, 48), (20, 80, 60)])
+@pytest.mark.parametrize(
+    ("shape", "tilt_range"),
+    [
+        pytest.param(shape, tilts, marks=pytest.mark.slow if (i + j) % 2 else ())
+        for i, shape in enumerate([(48, 48, 48), (20, 80, 60)])
+        for j, tilts in enumerate([(-60, 60), (-40, 60), (-60, 40), (-66, 50), (-70, 70), (-30, 30), (-20, 70)])
+    ],
+)
 def test_known_ranges_are_recovered(shape, tilt_range):
     assert_found(inspect_wedge(specimen(shape, tilt_range)), tilt_range, "y", "z", within=3)
 
@@ -72,7 +78,9 @@ def test_offset_scale_and_type_do_not_matter():
     assert_found(inspect_wedge(stretched), (-60, 48), "y", "z", within=3)
 
 
-@pytest.mark.parametrize("name", ["tomo_microtubule_13pf.mrc", "tomo_microtubule_14pf.mrc"])
+@pytest.mark.parametrize(
+    "name", ["tomo_microtubule_13pf.mrc", pytest.param("tomo_microtubule_14pf.mrc", marks=pytest.mark.slow)]
+)
 def test_real_tomograms_and_their_permutations(shared_data, name):
     """Coverage about +-60 degrees (data sheet); plateau ends between -68 and -64 and between 55 and 60 by eye."""
     volume = read(shared_data / name)
