@@ -33,6 +33,9 @@ def value(witness, volume):
     return witness(volume)
 
 
+slopes = jax.jit(jax.grad(lambda witness, volume: witness(volume), (0, 1)))
+
+
 @jax.jit
 def bounds(witness):
     return witness.curvature_bounds(), witness._raw_bounds()
@@ -70,7 +73,7 @@ def reference(witness: ConvWitness, volume: np.ndarray) -> float:
     return -energy
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [SHAPES[1], *(pytest.param(s, marks=pytest.mark.slow) for s in SHAPES[::2])])
 def test_values_are_those_of_the_definition(rng, shape):
     witness = scaled(ConvWitness((2, 3), curvature=2.0, concavity=0.7, rngs=nnx.Rngs(0)), seed=1)
     volume = rng.normal(size=shape).astype(np.float32)
@@ -83,12 +86,10 @@ def test_values_are_those_of_the_definition(rng, shape):
 
 def test_gradient_is_the_slope(rng):
     witness = scaled(ConvWitness((2, 2), rngs=nnx.Rngs(0)), seed=1)
-    volume, direction = rng.normal(size=(2, 6, 7, 8)).astype(np.float32)
+    volume, direction = rng.normal(size=(2, 6, 7, 6)).astype(np.float32)
     step = 1e-4
     slope = (reference(witness, volume + step * direction) - reference(witness, volume - step * direction)) / (2 * step)
-    assert float(jnp.vdot(jax.jit(jax.grad(value, 1))(witness, jnp.asarray(volume)), direction)) == pytest.approx(
-        slope, rel=1e-3
-    )
+    assert np.vdot(slopes(witness, jnp.asarray(volume))[1], direction) == pytest.approx(slope, rel=1e-3)
 
 
 def test_gradients_of_the_ridge_energy_are_those_of_autodiff(rng):
@@ -110,11 +111,11 @@ def test_soft_absolute_keeps_its_digits():
 def test_nothing_has_no_energy_and_distant_things_add_up(rng):
     witness = scaled(ConvWitness((2, 2, 2), rngs=nnx.Rngs(0)), seed=1)
     finest = scaled(ConvWitness((3,), rngs=nnx.Rngs(0)), seed=1)
-    one, other = np.zeros((2, 32, 32, 64), np.float32)
+    one, other = np.zeros((2, 32, 32, 56), np.float32)
     one[12:16, 12:16, 12:16] = rng.normal(size=(4, 4, 4))
     # The coarsest filter reaches 2 * 4 + 3 voxels beyond a block.
-    other[12:16, 12:16, 44:48] = rng.normal(size=(4, 4, 4))
-    near = np.roll(other, -28, axis=2)
+    other[12:16, 12:16, 40:44] = rng.normal(size=(4, 4, 4))
+    near = np.roll(other, -24, axis=2)
     together, one_alone, other_alone, shifted, neighbours, near_alone = (
         float(value(witness, jnp.asarray(z)))
         for z in (one + other, one, other, np.roll(one, (4, 4, -4), (0, 1, 2)), one + near, near)
@@ -164,15 +165,17 @@ def extremes(witness, volumes, shift):
         return -jax.grad(lambda u: jnp.vdot(jax.grad(witness)(u), v))(z)
 
     def extreme(z, sign):
-        def step(v, _):
-            v = shift * v + sign * product(z, v)
-            return v / (jnp.linalg.norm(v) + 1e-30), None
+        def step(carry, _):
+            v, _ = carry
+            bent = product(z, v)
+            w = shift * v + sign * bent
+            return (w / (jnp.linalg.norm(w) + 1e-30), jnp.vdot(v, bent)), None
 
         start = jax.random.normal(jax.random.key(0), z.shape)
-        v, _ = jax.lax.scan(step, start / jnp.linalg.norm(start), None, length=80)
-        return jnp.vdot(v, product(z, v))
+        (_, quotient), _ = jax.lax.scan(step, (start / jnp.linalg.norm(start), 0.0), None, length=80)
+        return quotient
 
-    return jax.vmap(lambda z: jnp.stack([extreme(z, -1.0), extreme(z, 1.0)]))(volumes)
+    return jax.vmap(lambda z: jax.vmap(lambda sign: extreme(z, sign))(jnp.array([-1.0, 1.0])))(volumes)
 
 
 def found(witness, shape):
@@ -189,7 +192,7 @@ WEIGHTS = {"first": (1.0, None), "shaken": (1.0, 1), "thirtyfold": (30.0, None),
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("shape", SHAPES[:2])
+@pytest.mark.parametrize("shape", [SHAPES[0], pytest.param(SHAPES[1], marks=pytest.mark.slow)])
 def test_curvature_stays_within_its_bounds(shape, weights):
     witness = scaled(ConvWitness((3, 4), curvature=2.0, concavity=0.5, rngs=nnx.Rngs(1)), *WEIGHTS[weights])
     assert isinstance(witness, HasCurvature)
@@ -205,7 +208,7 @@ def test_curvature_stays_within_its_bounds(shape, weights):
 def test_every_scale_counts(alone):
     witness = scaled(ConvWitness((3, 4), curvature=2.0, concavity=0.5, rngs=nnx.Rngs(1)), 10.0)
     other = witness.scales[1 - alone].kernel
-    other[...] = jnp.zeros_like(other[...])
+    other[...] = jnp.asarray(np.zeros(other.shape), jnp.float32)
     _, high = bounds(witness)[0]
     assert float(high) == pytest.approx(2.0, rel=1e-5)
     assert 0.15 * 2.0 <= found(witness, SHAPES[0])[1] <= 2.001
@@ -214,28 +217,29 @@ def test_every_scale_counts(alone):
 def test_concave_end_is_bounded_and_reached():
     witness = scaled(ConvWitness((3, 4), curvature=2.0, concavity=0.5, rngs=nnx.Rngs(1)), 10.0)
     for scale in witness.scales:
-        scale.convex_weight[...] = jnp.full_like(scale.convex_weight[...], -40.0)
+        scale.convex_weight[...] = jnp.asarray(np.full(scale.convex_weight.shape, -40.0), jnp.float32)
     low, _ = bounds(witness)[0]
     assert float(low) == pytest.approx(-0.5, rel=1e-5)
     smallest, _ = found(witness, SHAPES[0])
     assert -0.501 <= smallest <= 0.15 * -0.5
 
 
+@pytest.mark.slow
 def test_unnormalised_network_breaks_its_nominal_bound():
     witness = scaled(Unnormalised((3, 4), curvature=2.0, concavity=0.5, rngs=nnx.Rngs(1)), 10.0)
     assert found(witness, SHAPES[0])[1] > 10 * 2.0
     for scale in witness.scales:
-        scale.convex_weight[...] = jnp.full_like(scale.convex_weight[...], -40.0)
+        scale.convex_weight[...] = jnp.asarray(np.full(scale.convex_weight.shape, -40.0), jnp.float32)
     assert found(witness, SHAPES[0])[0] < 10 * -0.5
 
 
 def test_every_weight_learns_and_zero_weights_are_harmless(rng):
     witness = scaled(ConvWitness((2, 2), rngs=nnx.Rngs(0)), 30.0, seed=1)
-    volume = jnp.asarray(rng.normal(size=(6, 6, 6)), jnp.float32)
-    slopes = jax.jit(jax.grad(value))
-    assert all(bool(jnp.isfinite(g).all() and jnp.any(g != 0)) for g in jax.tree.leaves(slopes(witness, volume)))
-    nothing = jax.tree.map(jnp.zeros_like, witness)
-    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(slopes(nothing, volume)))
+    volume = jnp.asarray(rng.normal(size=(6, 7, 6)), jnp.float32)
+    found = map(np.asarray, jax.tree.leaves(slopes(witness, volume)[0]))
+    assert all(np.isfinite(g).all() and np.any(g != 0) for g in found)
+    nothing = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, np.float32)), witness)
+    assert all(np.isfinite(g).all() for g in map(np.asarray, jax.tree.leaves(slopes(nothing, volume)[0])))
     assert float(value(nothing, volume)) == 0
 
 

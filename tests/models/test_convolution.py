@@ -31,6 +31,9 @@ def autodiff(volume: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(volume[None], kernel, (1, 1, 1), "SAME", dimension_numbers=layout)[0]
 
 
+convolved = jax.jit(convolve3, static_argnums=2)
+
+
 @pytest.fixture
 def arrays(rng):
     volume = rng.normal(size=(5, 4, 7, 2)).astype(np.float32)
@@ -42,10 +45,10 @@ def arrays(rng):
 def test_values_are_those_of_scipy(arrays, form):
     volume, kernel = arrays
     expected = reference(volume, kernel)
-    result = convolve3(jnp.asarray(volume), jnp.asarray(kernel), form)
+    result = convolved(volume, kernel, form)
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, expected, atol=2e-5)
-    flipped = convolve3(jnp.asarray(volume), jnp.asarray(kernel[::-1]), form)
+    flipped = convolved(volume, kernel[::-1], form)
     assert np.abs(flipped - expected).max() > 1, "negative control: a flipped kernel must be told apart"
 
 
@@ -53,7 +56,7 @@ def test_values_are_those_of_scipy(arrays, form):
 def test_one_voxel_thick_volume(rng, form):
     volume = rng.normal(size=(1, 1, 4, 1)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 1, 2)).astype(np.float32)
-    result = convolve3(jnp.asarray(volume), jnp.asarray(kernel), form)
+    result = convolved(volume, kernel, form)
     np.testing.assert_allclose(result, reference(volume, kernel), atol=1e-5)
 
 
@@ -64,8 +67,9 @@ def test_gradients_are_those_of_autodiff(arrays, form):
     def loss(layer, v, k):
         return jnp.sum(jnp.sin(layer(v, k)))
 
-    expected = jax.grad(loss, (1, 2))(autodiff, volume, kernel)
-    result = jax.grad(loss, (1, 2))(lambda v, k: convolve3(v, k, form), volume, kernel)
+    slopes = jax.jit(jax.grad(loss, (1, 2)), static_argnums=0)
+    expected = slopes(autodiff, volume, kernel)
+    result = slopes(lambda v, k: convolve3(v, k, form), volume, kernel)
     for r, e in zip(result, expected, strict=True):
         np.testing.assert_allclose(r, e, atol=3e-5)
 
@@ -78,7 +82,7 @@ def test_second_derivatives_are_those_of_autodiff(arrays, form):
         def slope(v, k):
             return jax.grad(lambda u: jnp.sum(jnp.sin(layer(u, k))))(v)
 
-        return jax.grad(lambda v, k: jnp.vdot(slope(v, k), jnp.cos(v)), (0, 1))(volume, kernel)
+        return jax.jit(jax.grad(lambda v, k: jnp.vdot(slope(v, k), jnp.cos(v)), (0, 1)))(volume, kernel)
 
     for r, e in zip(product(lambda v, k: convolve3(v, k, form)), product(autodiff), strict=True):
         np.testing.assert_allclose(r, e, atol=2e-4)
@@ -92,12 +96,17 @@ def test_vmap_and_scan_change_nothing(rng, form):
     def slope(v, k):
         return jax.grad(lambda u: jnp.sum(convolve3(u, k, form) ** 2))(v)
 
-    one_kernel = jnp.stack([slope(v, kernels[0]) for v in volumes])
-    np.testing.assert_allclose(jax.vmap(slope, (0, None))(volumes, kernels[0]), one_kernel, atol=1e-5)
-    own_kernel = jnp.stack([slope(v, k) for v, k in zip(volumes, kernels, strict=True)])
-    np.testing.assert_allclose(jax.vmap(slope)(volumes, kernels), own_kernel, atol=1e-5)
-    scanned, _ = jax.jit(lambda v: lax.scan(lambda c, _: (slope(c, kernels[0]), None), v, None, length=2))(volumes[0])
-    np.testing.assert_allclose(scanned, slope(slope(volumes[0], kernels[0]), kernels[0]), atol=1e-5)
+    @jax.jit
+    def together(volumes, kernels):
+        one_kernel, own_kernel = jax.vmap(slope, (0, None))(volumes, kernels[0]), jax.vmap(slope)(volumes, kernels)
+        scanned, _ = lax.scan(lambda c, _: (slope(c, kernels[0]), None), volumes[0], None, length=2)
+        return one_kernel, own_kernel, scanned
+
+    apart = jax.jit(slope)
+    one_kernel, own_kernel, scanned = together(volumes, kernels)
+    np.testing.assert_allclose(one_kernel, [apart(v, kernels[0]) for v in volumes], atol=1e-5)
+    np.testing.assert_allclose(own_kernel, [apart(v, k) for v, k in zip(volumes, kernels, strict=True)], atol=1e-5)
+    np.testing.assert_allclose(scanned, apart(apart(volumes[0], kernels[0]), kernels[0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -142,25 +151,24 @@ def test_injection_into_flax(rng, name):
     inputs = jnp.asarray(rng.normal(size=(2, *(6, 5, 7)[:dimensions], 4)), jnp.float32)
     plain = nnx.Conv(4, 2, rngs=nnx.Rngs(0), **settings)
     injected = nnx.Conv(4, 2, rngs=nnx.Rngs(0), conv_general_dilated=conv_general_dilated, **settings)
-    np.testing.assert_allclose(injected(inputs), plain(inputs), atol=1e-5)
+    call = nnx.jit(lambda layer, inputs: layer(inputs))
+    np.testing.assert_allclose(call(injected, inputs), call(plain, inputs), atol=1e-5)
     assert ("custom_vjp" in str(jax.make_jaxpr(injected)(inputs))) == fast
-    variables = linen.Conv(2, **settings).init(jax.random.key(0), inputs)
+    variables = {"params": {"kernel": plain.kernel[...], "bias": plain.bias[...]}}
     old = linen.Conv(2, conv_general_dilated=conv_general_dilated, **settings)
-    np.testing.assert_allclose(
-        old.apply(variables, inputs), linen.Conv(2, **settings).apply(variables, inputs), atol=1e-5
-    )
+    np.testing.assert_allclose(jax.jit(old.apply)(variables, inputs), call(plain, inputs), atol=1e-5)
 
 
 def test_resampling(rng):
     volume = rng.normal(size=(4, 6, 2, 3)).astype(np.float32)
-    halved, blocks, doubled = halve(jnp.asarray(volume)), space_to_depth(jnp.asarray(volume)), double(volume)
+    resample = jax.jit(lambda v: (halve(v), space_to_depth(v), double(v), pad_to_multiple(v, 4)))
+    halved, blocks, doubled, padded = map(np.asarray, resample(volume))
     for z, y, x in np.ndindex(2, 3, 1):
         block = volume[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
         np.testing.assert_allclose(halved[z, y, x], block.mean((0, 1, 2)), atol=1e-6)
         np.testing.assert_array_equal(blocks[z, y, x], block.reshape(-1))
     np.testing.assert_array_equal(doubled, volume.repeat(2, 0).repeat(2, 1).repeat(2, 2))
-    np.testing.assert_array_equal(depth_to_space(blocks), volume)
-    padded = pad_to_multiple(jnp.asarray(volume), 4)
+    np.testing.assert_array_equal(jax.jit(depth_to_space)(blocks), volume)
     assert padded.shape == (4, 8, 4, 3)
     np.testing.assert_array_equal(padded[:, :6, :2], volume)
-    assert float(jnp.abs(padded).sum()) == pytest.approx(float(np.abs(volume).sum()), rel=1e-5)
+    assert float(np.abs(padded).sum()) == pytest.approx(float(np.abs(volume).sum()), rel=1e-5)

@@ -19,9 +19,10 @@ from cryowgen_jax.potentials import (
     has_curvature,
     split,
 )
+from cryowgen_jax.pytrees import as_pytree
 from tests import oracles
 
-SHAPES = [(7,), (8,), (5, 6), (4, 5), (3, 4, 5), (4, 3, 6), (1, 2, 3)]
+SHAPES = [(7,), (8,), (5, 6), (3, 4, 5), (4, 3, 6)]
 LAM, BETA = 4.0, 0.7
 
 
@@ -36,6 +37,9 @@ def problem(rng, shape, witness=None):
         witness, Wedge(jnp.asarray(transfer)), volume(x, shape), volume(center, shape), jnp.float32(LAM), BETA
     )
     return posterior, oracles.dense_filter(transfer, shape), x, center
+
+
+gaussian_part_of, split_of = jax.jit(gaussian_part), jax.jit(split)
 
 
 def volume(flat, shape):
@@ -61,8 +65,8 @@ def soft(position):
 def test_mean_precision_and_mass_of_the_gaussian_part(rng, shape):
     posterior, h, x, center = problem(rng, shape, mixture(rng, shape))
     law = oracles.gaussian_posterior(h, x, LAM, center, BETA)
-    gaussian = jax.jit(gaussian_part)(posterior)
-    np.testing.assert_allclose(gaussian.mean.reshape(-1), law.mean, atol=3e-6)
+    gaussian = gaussian_part_of(posterior)
+    np.testing.assert_allclose(mean_of(gaussian), law.mean, atol=3e-6)
     covariance = oracles.dense_filter(1 / np.asarray(gaussian.precision), shape)
     np.testing.assert_allclose(covariance, law.covariances[0], atol=1e-5)
     np.testing.assert_allclose(gaussian.log_integral, -law.psi, rtol=1e-5, atol=1e-5)
@@ -72,16 +76,21 @@ def test_mean_precision_and_mass_of_the_gaussian_part(rng, shape):
 def test_psi_with_a_quadratic_witness_moved_over(rng, shape):
     witness = quadratic(rng, shape)
     posterior, h, x, center = problem(rng, shape, witness)
-    gaussian, rest = jax.jit(split)(posterior)
+    gaussian, rest = split_of(posterior)
     s = oracles.dense_filter(witness.curvature, shape)
     law = oracles.gaussian_posterior(h, x, LAM, center, BETA, s, np.asarray(witness.mean, float).reshape(-1))
     assert rest is None
     np.testing.assert_allclose(gaussian.log_integral, -law.psi, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(gaussian.mean.reshape(-1), law.mean, atol=3e-6)
+    np.testing.assert_allclose(mean_of(gaussian), law.mean, atol=3e-6)
+
+
+def mean_of(gaussian):
+    axes = range(len(gaussian.shape))
+    return np.fft.irfftn(np.asarray(gaussian.mean_spectrum, complex), gaussian.shape, axes=axes, norm="ortho").ravel()
 
 
 def test_the_gradient_of_the_mass_is_that_of_psi(rng):
-    """Autodiff through the closed form and the moments of 2.1 are two ways to one number."""
+    """Autodiff through the closed form and the moments of the law are two ways to one number."""
     shape = (3, 4, 3)
     posterior, h, x, center = problem(rng, shape)
     gradient = jax.jit(jax.grad(lambda p: -gaussian_part(p).log_integral))(posterior)
@@ -95,12 +104,12 @@ def test_the_gradient_of_the_mass_is_that_of_psi(rng):
 def test_draws_have_the_mean_and_the_whole_covariance(rng, key, shape):
     posterior, h, x, center = problem(rng, shape)
     law = oracles.gaussian_posterior(h, x, LAM, center, BETA)
-    gaussian = gaussian_part(posterior)
-    draws = jax.jit(jax.vmap(gaussian.draw))(jax.random.split(key, 20000))
-    assert draws.dtype == jnp.float32
-    flat = np.asarray(draws, float).reshape(len(draws), -1) - law.mean
+    draws = jax.jit(lambda gaussian, key: jax.vmap(gaussian.draw)(jax.random.split(key, 5000)))
+    drawn = draws(gaussian_part_of(posterior), key)
+    assert drawn.dtype == jnp.float32
+    flat = np.asarray(drawn, float).reshape(len(drawn), -1) - law.mean
     assert scores(flat, law.covariances[0]) < 5
-    assert scores(np.sqrt(0.5) * flat, law.covariances[0]) > 20  # half the noise
+    assert scores(np.sqrt(0.5) * flat, law.covariances[0]) > 10  # half the noise
 
 
 def scores(centred, covariance):
@@ -145,7 +154,7 @@ def test_split_keeps_the_exponent(rng, shape, name):
 
     gaussian, remainder, exponent = evaluate(volume(points, shape))
     covariance = oracles.dense_filter(1 / np.asarray(gaussian.precision, float), shape)
-    mean = np.asarray(gaussian.mean, float).reshape(-1)
+    mean = mean_of(gaussian)
 
     def error(mean):
         measure = float(gaussian.log_integral) + oracles.log_normal(points, mean, covariance)
@@ -172,7 +181,7 @@ def test_absorbing_twice_keeps_the_exponent_in_one_shift(rng):
     gaussian, rest, remainder, exponent = evaluate(points, jnp.asarray(curvature), jnp.asarray(slope, jnp.complex64))
     assert not isinstance(rest.witness, ShiftedWitness)
     covariance = oracles.dense_filter(1 / np.asarray(gaussian.precision, float), shape)
-    flat, mean = np.asarray(points, float).reshape(6, -1), np.asarray(gaussian.mean, float).reshape(-1)
+    flat, mean = np.asarray(points, float).reshape(6, -1), mean_of(gaussian)
     measure = float(gaussian.log_integral) + oracles.log_normal(flat, mean, covariance)
     np.testing.assert_allclose(np.asarray(remainder, float) + measure, exponent, rtol=5e-5)
 
@@ -180,32 +189,32 @@ def test_absorbing_twice_keeps_the_exponent_in_one_shift(rng):
 def test_split_halves_the_curvature_of_a_concave_remainder(rng):
     shape = (3, 4, 4)
     posterior, *_ = problem(rng, shape, mixture(rng, shape, 0.01))
-    far = posterior.witness.means * 0  # equal means: exactly Gaussian, 0 < -Hess w = 1 / v
+    far = jnp.asarray(np.zeros((3, *shape), np.float32))  # equal means: exactly Gaussian, 0 < -Hess w = 1 / v
     single = dataclasses.replace(posterior, witness=dataclasses.replace(posterior.witness, means=far))
-    gaussian, rest = split(single)
-    low, high = rest.curvature_bounds()
+    gaussian, rest = split_of(single)
+    low, high = jax.jit(lambda w: w.curvature_bounds())(rest)
     np.testing.assert_allclose([low, high], [0, 0], atol=1e-4)
-    np.testing.assert_allclose(contraction_gap(gaussian, rest), 0, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(contraction_gap)(gaussian, rest), 0, atol=1e-6)
     # One-sided: -Hess in [-c, 100] with c > 100 must not lower the Gaussian's precision.
-    gaussian, rest = split(posterior)
-    assert float(jnp.min(gaussian.precision)) >= BETA * (1 - 1e-6)
+    gaussian, _ = split_of(posterior)
+    assert np.min(gaussian.precision) >= BETA * (1 - 1e-6)
 
 
 def test_contraction_gap_is_the_largest_curvature_over_the_softest_precision(rng):
     shape = (3, 4, 4)
     witness = mixture(rng, shape)
     posterior, *_ = problem(rng, shape, witness)
-    gaussian = gaussian_part(posterior)
-    low, high = witness.curvature_bounds()
+    gaussian = gaussian_part_of(posterior)
+    low, high = jax.jit(lambda w: w.curvature_bounds())(witness)
     expected = max(abs(float(low)), abs(float(high))) / np.min(np.asarray(gaussian.precision))
-    np.testing.assert_allclose(contraction_gap(gaussian, witness), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(contraction_gap)(gaussian, witness), expected, rtol=1e-6)
 
 
 def test_a_witness_without_bounds_remains_whole(rng):
     posterior, *_ = problem(rng, (4, 5), soft)
     gaussian, rest = split(posterior)
     assert not has_curvature(rest)
-    np.testing.assert_allclose(gaussian.precision, gaussian_part(posterior).precision)
+    np.testing.assert_allclose(gaussian.precision, gaussian_part_of(as_pytree(posterior)).precision)
     z = jnp.ones((4, 5))
     np.testing.assert_allclose(rest(z), soft(z), rtol=1e-6)
 
@@ -214,7 +223,7 @@ def test_split_of_a_tempered_posterior_scales_the_quadratic(rng):
     shape = (3, 4, 4)
     witness = quadratic(rng, shape)
     posterior, h, x, center = problem(rng, shape, witness)
-    gaussian, rest = split(cg.temper(posterior, 2.0))
+    gaussian, rest = split_of(cg.temper(posterior, 2.0))
     s = oracles.dense_filter(np.asarray(witness.curvature) / 2, shape)
     law = oracles.gaussian_posterior(h, x, LAM / 2, center, BETA, s, np.asarray(witness.mean, float).reshape(-1))
     assert rest is None
@@ -232,6 +241,7 @@ def test_gaussian_part_under_jit_and_vmap(rng):
     shape = (3, 4)
     one, *_ = problem(rng, shape)
     two, *_ = problem(rng, shape)
-    stacked = jax.tree.map(lambda a, b: jnp.stack([jnp.asarray(a), jnp.asarray(b)]), one, two)
+    stacked = jax.tree.map(lambda a, b: np.stack([np.asarray(a, np.float32), np.asarray(b, np.float32)]), one, two)
     masses = jax.jit(jax.vmap(lambda p: gaussian_part(p).log_integral))(stacked)
-    np.testing.assert_allclose(masses, [gaussian_part(one).log_integral, gaussian_part(two).log_integral], rtol=1e-5)
+    expected = [gaussian_part(one).log_integral, gaussian_part_of(two).log_integral]
+    np.testing.assert_allclose(masses, expected, rtol=1e-5)
