@@ -389,6 +389,7 @@ class TestResuming:
         assert cryowgen(*command).status == 130
         assert contents(tmp_path / "out") == ["settings.json"]
 
+    @pytest.mark.slow
     def test_disk_full_at_the_end(self, restored, tmp_path, monkeypatch):
         """No half-written file, and what was computed is not computed again."""
         command = (*restored.arguments, "--output", tmp_path / "out")

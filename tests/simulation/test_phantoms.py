@@ -1,5 +1,7 @@
 """Phantoms: shapes as described, objects apart, the same for the same seed."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy.ndimage import label
@@ -26,7 +28,8 @@ from cryowgen_jax.simulation.phantoms import (
 )
 
 
-def make(shape=(48, 72, 80), seed=3, voxel_size_angstrom=10.0):
+@functools.cache
+def make(shape=(40, 64, 64), seed=3, voxel_size_angstrom=10.0):
     return crowded_phantom(shape, np.random.default_rng(seed), voxel_size_angstrom)
 
 
@@ -41,13 +44,13 @@ def touching_pairs(labels):
 
 
 def test_phantom_is_deterministic_and_differs_by_seed():
-    first, again, other = make(), make(), make(seed=4)
+    first, again, other = make(), make.__wrapped__(), make(seed=0)
     np.testing.assert_array_equal(first.density, again.density)
     np.testing.assert_array_equal(first.labels, again.labels)
     assert np.mean(first.labels != other.labels) > 0.1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3))])
 def test_phantom_is_bright_crowded_and_complete(seed):
     phantom = make((64, 96, 96), seed)
     assert phantom.density.dtype == np.float32
@@ -60,7 +63,7 @@ def test_phantom_is_bright_crowded_and_complete(seed):
     assert {MEMBRANE_LABEL, FILAMENT_LABEL} <= set(np.unique(phantom.labels))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [3, 0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_objects_never_touch(seed):
     assert touching_pairs(make(seed=seed).labels) == 0
 
@@ -71,8 +74,14 @@ def test_touching_check_sees_an_object_laid_over_others():
     assert touching_pairs(labels) > 0
 
 
-@pytest.mark.parametrize("shape", [(24, 24, 24), (25, 40, 31), (30, 24, 64)])
-@pytest.mark.parametrize("voxel_size_angstrom", [6.0, 15.0])
+@pytest.mark.parametrize(
+    ("shape", "voxel_size_angstrom"),
+    [
+        ((24, 24, 24), 15.0),
+        ((25, 40, 31), 15.0),
+        *(pytest.param(s, 6.0, marks=pytest.mark.slow) for s in ((24, 24, 24), (25, 40, 31), (30, 24, 64))),
+    ],
+)
 def test_small_and_odd_boxes_hold_something(shape, voxel_size_angstrom):
     phantom = make(shape, 1, voxel_size_angstrom)
     assert phantom.density.shape == shape
@@ -80,7 +89,7 @@ def test_small_and_odd_boxes_hold_something(shape, voxel_size_angstrom):
     assert phantom.labels.any()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_species_measure_eight_to_thirty_nanometres(seed):
     for blobs in species(np.random.default_rng(seed), 1.0):
         _, density = draw(blobs, 1.0)
@@ -163,7 +172,7 @@ def test_bilayer_has_two_leaflets():
     assert profile[60] < 0.5 * profile.max()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_membrane_is_one_piece_that_parts_the_box(seed):
     density = membrane(np.random.default_rng(seed), (64, 96, 96), 1.0)
     pieces = label(density > 0.12, np.ones((3, 3, 3)))[1]
