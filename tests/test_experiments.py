@@ -68,7 +68,7 @@ def signals() -> types.ModuleType:
 
 
 def dense_law(signals: types.ModuleType, width: int, weights: np.ndarray) -> tuple[np.ndarray, oracles.Law]:
-    """An observation, and the posterior of method sheet 2.3 by dense matrices for these weights of the witness."""
+    """An observation, and its posterior (a mixture) by dense matrices for these weights of the witness."""
     observation = signals.draw_batch(np.random.default_rng(3), width, 20).observations[-1]
     witness = signals.witness()
     law = oracles.mixture_posterior(
@@ -125,9 +125,10 @@ def test_posterior_on_one_dimension_differs_from_the_exact_density_by_a_constant
         [oracles.log_normal(positions, m, c) for m, c in zip(law.means, law.covariances, strict=True)], axis=-1
     )
     expected = np.log(np.sum(np.exp(logs - logs.max()), axis=-1)) + logs.max()
-    found = jax.vmap(signals.posterior(observation, width).log_density)(jnp.asarray(positions, jnp.float32))
+    exponents = jax.jit(lambda posterior, positions: jax.vmap(posterior.log_density)(positions))
+    found = exponents(signals.posterior(observation, width), jnp.asarray(positions, jnp.float32))
     assert np.ptp(np.asarray(found) - expected) < 2e-3  # float32, of values that spread by hundreds
-    other = jax.vmap(signals.posterior(observation, 7).log_density)(jnp.asarray(positions, jnp.float32))
+    other = exponents(signals.posterior(observation, 7), jnp.asarray(positions, jnp.float32))
     assert np.ptp(np.asarray(other) - expected) > 1
 
 
@@ -217,9 +218,10 @@ def walkers() -> types.ModuleType:
 
 def test_drift_of_the_double_well_is_that_of_the_posterior(walkers):
     positions = np.linspace(-4, 4, 33)[:, None]
-    found = jax.vmap(walkers.double_well().drift)(jnp.asarray(positions, jnp.float32))
+    well = walkers.double_well()
+    found = jax.jit(jax.vmap(well.drift))(jnp.asarray(positions, jnp.float32))
     assert np.allclose(found, walkers.drift(positions), atol=1e-5)
-    low, high = (float(bound) for bound in walkers.double_well().witness.curvature_bounds())
+    low, high = (float(bound) for bound in well.witness.curvature_bounds())
     grid = np.linspace(-6, 6, 4001)
     curvature = -np.gradient(walkers.drift(grid), grid) - walkers.PRIOR_PRECISION
     assert np.allclose([curvature.min(), curvature.max()], [low, high], atol=1e-3)

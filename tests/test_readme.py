@@ -1,5 +1,7 @@
 """What the README promises in code and commands is true."""
 
+import ast
+import inspect
 import pathlib
 import re
 import shlex
@@ -7,6 +9,7 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
+import cryowgen_jax as cg
 from cryowgen_jax.cli import cryowgen
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -17,6 +20,17 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+def test_python_examples_name_what_exists():
+    """And give functions the arguments that they have; that the examples run takes longer."""
+    calls = [node for source in blocks("python") for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    ours = [call for call in calls if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "cg"]
+    assert len(ours) > 3
+    for call in ours:
+        function = getattr(cg, call.func.attr)
+        inspect.signature(function).bind(*call.args, **{keyword.arg: keyword.value for keyword in call.keywords})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("source", blocks("python"))
 def test_python_examples_run(source, capsys):
     exec(compile(source, "README.md", "exec"), {})
