@@ -117,7 +117,7 @@ def radius(shape: Shape) -> np.ndarray:
     return np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
 
 
-# Posteriors (method sheet 2.1 to 2.3)
+# Posteriors: e^F with F(z) = w(z) - lambda/2 |x - H z|^2 - beta/2 |z - zbar|^2, a Gaussian or a mixture of some
 
 
 def log_normal(positions: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ def gaussian_posterior(
     curvature: np.ndarray | None = None,
     mean: np.ndarray | None = None,
 ) -> Law:
-    """Linear decoder H, witness -1/2 (z - m)^T S (z - m): equation 2.2 with r = S m + ..., w0 = -1/2 m^T S m."""
+    """Linear decoder H, witness -1/2 (z - m)^T S (z - m): N(Q^-1 r, Q^-1), Q = S + lambda H^T H + beta."""
     d = len(center)
     s = np.zeros((d, d)) if curvature is None else curvature
     m = np.zeros(d) if mean is None else mean
@@ -158,7 +158,7 @@ def mixture_posterior(
     means: np.ndarray,
     variance: float,
 ) -> Law:
-    """Linear decoder H, witness log sum_j pi_j N(z; m_j, v I): equation 2.3."""
+    """Linear decoder H, witness log sum_j pi_j N(z; m_j, v I): a mixture of as many Gaussians, their weights new."""
     d = len(center)
     q = np.eye(d) / variance + lam * h.T @ h + beta * np.eye(d)
     r = means / variance + lam * h.T @ x + beta * center
@@ -181,7 +181,7 @@ def mixture_posterior(
 def psi_gradients(
     law: Law, h: np.ndarray, x: np.ndarray, lam: float, center: np.ndarray, beta: float, shape: Shape
 ) -> dict[str, np.ndarray]:
-    """Equations 2.1 for observation, center, lambda, beta and a transfer in rfftn layout (H = F^-1 t F)."""
+    """-E[dF] for observation, center, lambda, beta and a transfer in rfftn layout (H = F^-1 t F)."""
     mean, covariance = law.mean, law.covariance
     second = covariance + np.outer(mean, mean)
     residual = x - h @ mean
@@ -195,7 +195,7 @@ def psi_gradients(
     }
 
 
-# Samplers (method sheet 2.5)
+# Samplers: stationary variances of their discretisations on Gaussian modes
 
 
 def ula_variance(q: np.ndarray, eta: float) -> np.ndarray:

@@ -69,6 +69,7 @@ def test_wrong_draws_are_not(key, sampler):
     assert np.min(result.p_values) < 1e-6
 
 
+@pytest.mark.slow
 def test_chains_are_calibrated(key):
     def chains(key, posterior):
         return cg.sample(

@@ -34,12 +34,15 @@ def streamed(paths):
     return jax.jit(jax.vmap(one))(jnp.asarray(paths, jnp.float32))
 
 
+pooled = jax.jit(streaming.pool)
+
+
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_streamed_moments_are_those_of_the_stored_draws(rng, offset):
     """An offset of a thousand standard deviations must not eat the variance, as sums of squares would in float32."""
     paths = offset + rng.normal(size=(5, 200, 2, 3)) + rng.normal(size=(5, 1, 2, 3))
     moments = streamed(paths)
-    mean, variance = streaming.pool(moments)
+    mean, variance = pooled(moments)
     np.testing.assert_array_equal(moments.draws, np.full(5, 200))
     np.testing.assert_allclose(moments.mean, paths.mean(axis=1), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(mean, paths.mean(axis=(0, 1)), rtol=1e-6, atol=1e-6)
@@ -50,7 +53,7 @@ def test_streamed_moments_are_those_of_the_stored_draws(rng, offset):
 def test_the_pooled_variance_holds_the_spread_between_chains(rng):
     apart = 10.0 * np.arange(4)[:, None, None]
     paths = apart + rng.normal(size=(4, 100, 3))
-    _, variance = streaming.pool(streamed(paths))
+    _, variance = pooled(streamed(paths))
     np.testing.assert_allclose(variance, paths.reshape(-1, 3).var(axis=0, ddof=1), rtol=1e-4)
     within = paths.var(axis=1).mean(axis=0)
     assert np.all(variance > 50 * within)
@@ -58,49 +61,59 @@ def test_the_pooled_variance_holds_the_spread_between_chains(rng):
 
 def test_pool_without_draws_is_nan():
     moments = streaming.Moments(jnp.zeros(3), jnp.zeros((3, 2)), jnp.zeros((3, 2)))
-    assert all(np.all(np.isnan(part)) for part in streaming.pool(moments))
+    assert all(np.all(np.isnan(part)) for part in pooled(moments))
 
 
 # Effective sample size and R-hat -------------------------------------------------------------------------------------
+
+
+@jax.jit
+def statistics(records):
+    return effective_sample_size(records), split_r_hat(records)
 
 
 def test_effective_sample_size_of_autoregressive_chains(rng):
     correlation = np.array([0.0, 0.5, 0.9, -0.4])
     records = autoregressive(rng, 8, 2000, correlation)
     expected = 16000 * (1 - correlation) / (1 + correlation)
-    np.testing.assert_allclose(effective_sample_size(records), expected, rtol=0.2)
+    np.testing.assert_allclose(statistics(records)[0], expected, rtol=0.2)
 
 
 def test_chains_that_agree_have_r_hat_one_and_stuck_ones_do_not(rng):
     mixed = rng.normal(size=(8, 400, 2))
-    np.testing.assert_allclose(split_r_hat(jnp.asarray(mixed, jnp.float32)), 1.0, atol=0.02)
+    np.testing.assert_allclose(statistics(mixed.astype(np.float32))[1], 1.0, atol=0.02)
     stuck = mixed + 2.0 * np.arange(8)[:, None, None]
-    assert np.all(split_r_hat(jnp.asarray(stuck, jnp.float32)) > 1.2)
-    assert np.all(effective_sample_size(jnp.asarray(stuck, jnp.float32)) < 40)
+    samples, r_hat = map(np.asarray, statistics(stuck.astype(np.float32)))
+    assert np.all(r_hat > 1.2)
+    assert np.all(samples < 40)
 
 
 def test_a_drift_that_all_chains_share_is_seen(rng):
     """The statistic compares halves of chains: without the split this run would pass."""
-    drifting = rng.normal(size=(8, 400, 1)) + 3.0 * np.linspace(-1, 1, 400)[:, None]
-    assert split_r_hat(jnp.asarray(drifting, jnp.float32))[0] > 1.2
-    between = drifting.mean(axis=1).var(ddof=1)
-    assert np.sqrt(1 + between / drifting.var(axis=1).mean()) < 1.05
+    drifting = rng.normal(size=(8, 400, 2)) + 3.0 * np.linspace(-1, 1, 400)[:, None]
+    assert np.all(np.asarray(statistics(drifting.astype(np.float32))[1]) > 1.2)
+    between = drifting.mean(axis=1).var(axis=0, ddof=1)
+    assert np.all(np.sqrt(1 + between / drifting.var(axis=1).mean(axis=0)) < 1.05)
 
 
 def test_scale_and_offset_do_not_matter(rng):
-    records = autoregressive(rng, 4, 300, np.array([0.5]))
-    moved = 1e4 + 50 * records
-    np.testing.assert_allclose(effective_sample_size(moved), effective_sample_size(records), rtol=0.02)
-    np.testing.assert_allclose(split_r_hat(moved), split_r_hat(records), rtol=1e-3)
+    records = np.asarray(autoregressive(rng, 8, 400, np.array([0.5, 0.2])))
+    (of_moved, r_hat_of_moved), (samples, r_hat) = map(statistics, (1e4 + 50 * records, records))
+    np.testing.assert_allclose(of_moved, samples, rtol=0.02)
+    np.testing.assert_allclose(r_hat_of_moved, r_hat, rtol=1e-3)
 
 
 def test_summaries_that_never_move_and_short_runs_have_no_diagnosis(rng):
-    records = np.concatenate([rng.normal(size=(4, 50, 1)), np.full((4, 50, 1), 3.0)], axis=-1)
-    for statistic in (effective_sample_size, split_r_hat):
-        moving, still = statistic(jnp.asarray(records, jnp.float32))
+    records = np.concatenate([rng.normal(size=(8, 400, 1)), np.full((8, 400, 1), 3.0)], axis=-1).astype(np.float32)
+    for (moving, still), of_few in zip(statistics(records), statistics(records[:, :5]), strict=True):
         assert np.isfinite(moving)
         assert np.isnan(still)
-        assert np.all(np.isnan(statistic(jnp.asarray(records[:, :5], jnp.float32))))
+        assert np.all(np.isnan(of_few))
+
+
+@jax.jit
+def summarised(summary, *arguments):
+    return summary(*arguments)
 
 
 # Summaries ----------------------------------------------------------------------------------------------------------
@@ -112,7 +125,7 @@ def test_shell_energies_add_up_to_the_distance_from_the_reference(rng):
     mask = oracles.wedge(shape)
     spectrum = jnp.asarray(np.fft.rfftn(reference, norm="ortho"), jnp.complex64)
     summary = shell_summary(spectrum, jnp.asarray(mask), shape)
-    summaries = np.asarray(summary(jnp.asarray(position, jnp.float32)))
+    summaries = np.asarray(summarised(summary, jnp.asarray(position, jnp.float32)))
     shells = min(shape) // 2
     assert summaries.shape == (4 * shells,)
     energies = summaries[2 * shells :]
@@ -120,7 +133,7 @@ def test_shell_energies_add_up_to_the_distance_from_the_reference(rng):
     difference = np.fft.rfftn(position - reference, norm="ortho")
     power = oracles.multiplicity(shape) * np.abs(difference) ** 2
     np.testing.assert_allclose(energies[:shells].sum(), power[mask == 0].sum(), rtol=1e-5)  # the wedge comes first
-    at_reference = summary(jnp.asarray(reference, jnp.float32))
+    at_reference = summarised(summary, jnp.asarray(reference, jnp.float32))
     np.testing.assert_allclose(at_reference, 0, atol=1e-4)
 
 
@@ -137,7 +150,7 @@ def test_shell_functionals_see_every_coefficient_of_their_shell_alone(rng):
             volume = np.fft.irfftn(spectrum, shape, axes=(0, 1, 2), norm="ortho")
             if np.abs(volume).max() < 1e-6:
                 continue
-            moved = np.abs(np.asarray(summary(jnp.asarray(volume, jnp.float32)))) > 1e-5
+            moved = np.abs(np.asarray(summarised(summary, jnp.asarray(volume, jnp.float32)))) > 1e-5
             linear, energy = moved[:6], moved[6:]
             assert energy.sum() == 1
             assert energy[region : region + 3].any()
@@ -178,8 +191,8 @@ def test_the_virial_knows_the_temperature_shell_by_shell(rng, temperature):
 
 
 def test_coordinate_summary_records_the_virial_of_every_coordinate(rng):
-    position, score = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
-    found = coordinate_summary((3, 4))(position, score)
+    position, score = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    found = np.asarray(summarised(coordinate_summary((3, 4)), position, score))
     np.testing.assert_allclose(found[12:], (position * score).reshape(-1), rtol=1e-6)
 
 
@@ -203,9 +216,8 @@ def test_a_run_says_in_words_whether_it_converged(arguments, expected):
 
 
 def test_coordinate_summary_takes_all_coordinates_or_256_of_them(rng):
-    position = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
-    np.testing.assert_array_equal(coordinate_summary((3, 4))(position), position.reshape(-1))
-    many = coordinate_summary((10, 100))
-    chosen = many(jnp.arange(1000.0).reshape(10, 100))
+    position, numbers = rng.normal(size=(3, 4)).astype(np.float32), np.arange(1000.0).reshape(10, 100)
+    np.testing.assert_array_equal(coordinate_summary((3, 4))(jnp.asarray(position)), position.reshape(-1))
+    chosen, again = (coordinate_summary((10, 100))(jnp.asarray(numbers, jnp.float32)) for _ in range(2))
     assert len(np.unique(chosen)) == 256
-    np.testing.assert_array_equal(chosen, coordinate_summary((10, 100))(jnp.arange(1000.0).reshape(10, 100)))
+    np.testing.assert_array_equal(chosen, again)

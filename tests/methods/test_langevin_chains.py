@@ -23,6 +23,7 @@ def test_cryowgen_langevin_returns_one_draw_per_chain_and_the_moments(key):
     assert np.min(np.std(family.samples, axis=0) / sd) > 0.4  # one draw per chain, not one for all
 
 
+@pytest.mark.slow
 def test_families_of_the_two_methods_agree(key):
     posterior = Problem("mixture").posterior
     one = cg.cryowgen_mc(key, posterior, num_candidates=20000, batch_size=2000)

@@ -68,7 +68,7 @@ def test_point_estimates_of_a_quadratic_witness_are_the_closed_form(key):
 
 
 def test_a_point_estimate_is_a_family_of_one_without_spread(key):
-    family = cg.cryogen_map(key, Problem("mixture").posterior)
+    family = cg.cryogen_map(key, Problem("quadratic").posterior)
     assert family.samples.shape == (1, *SHAPE)
     np.testing.assert_array_equal(family.weights, [1.0])
     np.testing.assert_array_equal(family.samples[0], family.mean)
@@ -93,6 +93,7 @@ def test_where_the_witness_is_silent_transport_keeps_the_centre_in_the_wedge(key
     np.testing.assert_allclose(problem.h @ flat(family), problem.x, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_decoders_without_transfer(key):
     problem = Problem("quadratic")
     matrix = jnp.asarray(problem.h, jnp.float32)

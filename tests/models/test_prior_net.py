@@ -15,6 +15,7 @@ SHAPE = (9, 12, 10)
 HALF = fourier.spectrum_shape(SHAPE)
 
 
+@jax.jit
 def seen(key, scale=1.0, noise=0.5):
     volume = scale * jax.random.normal(key, SHAPE)
     signal = jnp.full(HALF, scale**2)
@@ -26,7 +27,7 @@ def test_untrained_network_returns_what_the_wiener_filter_says(key):
     answer = jax.jit(lambda t: prior_network(channels=2, levels=2)(t))(told)
     np.testing.assert_allclose(answer.center, 0.5 * told.channels[..., 0], atol=1e-5)
     np.testing.assert_array_equal(answer.log_gain, 0)
-    assert float(jnp.ptp(answer.log_variance)) == 0
+    assert np.ptp(answer.log_variance) == 0
 
 
 def test_features_do_not_depend_on_the_unit_of_the_data(key):
@@ -34,13 +35,13 @@ def test_features_do_not_depend_on_the_unit_of_the_data(key):
     assert float(other.scale) == pytest.approx(30 * float(one.scale), rel=1e-5)
     np.testing.assert_allclose(one.channels, other.channels, atol=1e-5)
     np.testing.assert_allclose(one.conditions, other.conditions, atol=1e-5)
-    assert float(jnp.abs(seen(key, noise=5.0).conditions - one.conditions).max()) > 0.5
+    assert np.abs(np.subtract(seen(key, noise=5.0).conditions, one.conditions)).max() > 0.5
 
 
 def test_conditions_reach_every_block(key):
     network = UNet(1, 1, channels=2, levels=1, conditions=3, rngs=nnx.Rngs(0))
     structure, state = nnx.split(network)
-    state = jax.tree.map(lambda leaf: leaf + 0.1, state)
+    state = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), state)
     volume = jax.random.normal(key, (4, 4, 4, 1))
 
     def run(conditions):

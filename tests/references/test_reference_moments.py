@@ -145,11 +145,9 @@ def draw(key: jax.Array, target: Target, case: Case) -> cg.ChainResult:
     )
 
 
-FAST = {
+CASES = {
     "leimkuhler_matthews, brownian motion": Case("brownian motion", with_step(cg.leimkuhler_matthews, 0.05), 1600, 200),
     "blackjax mala, brownian motion": Case("brownian motion", with_step(blackjax.mala, 0.04), 2000, 500),
-}
-SLOW = {
     "auto, brownian motion": Case("brownian motion", of_a_posterior("auto"), 600, 200),
     "tempered by name, quartic": Case("quartic", of_a_posterior("tempered"), 600, 100),
     "mala by name, quartic": Case("quartic", by_name("mala"), 3000, 500),
@@ -169,14 +167,14 @@ COMPUTES = {
     "kinetic, item response": Case("item response", of_its_parts(cg.kinetic, 0.4), 180, 30),
     "pcnl, cox process": Case("cox process", of_its_parts(cg.pcnl, 0.15), 240, 40),
 }
-CASES = FAST | SLOW | COMPUTES
+CASES |= COMPUTES
 
 
 def marked(name: str) -> Any:
-    slow = [] if name in FAST else [pytest.mark.slow]
-    return pytest.param(name, marks=[*slow, pytest.mark.computes] if name in COMPUTES else slow)
+    return pytest.param(name, marks=[pytest.mark.computes] if name in COMPUTES else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [marked(name) for name in CASES])
 def test_chains_reach_the_stated_moments(key, name):
     case = CASES[name]
@@ -187,8 +185,9 @@ def test_chains_reach_the_stated_moments(key, name):
     assert score(target._replace(variance=0.5 * target.variance), result.samples) > TOLERANCE
 
 
+@pytest.mark.slow
 def test_chains_at_half_the_temperature_do_not(key):
-    case = FAST["leimkuhler_matthews, brownian motion"]
+    case = CASES["leimkuhler_matthews, brownian motion"]
     target = load(case.target)
     colder = target._replace(log_density=lambda position: 2.0 * target.log_density(position))
     result = draw(key, colder, case)

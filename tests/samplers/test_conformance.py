@@ -105,32 +105,37 @@ def stochastic(target):
     return samplers.stochastic(RandomWitness(rest), gaussian, jnp.float32(0.4))
 
 
-EVERY = pytest.mark.parametrize(
-    "build",
-    [
-        langevin,
-        leimkuhler_matthews,
-        pcnl,
-        pcnl_unadjusted,
-        kinetic,
-        kinetic_unadjusted,
-        preconditioned,
-        independent,
-        sk_rock,
-        stochastic,
-    ],
-)
+BUILDERS = [
+    langevin,
+    leimkuhler_matthews,
+    pcnl,
+    pcnl_unadjusted,
+    kinetic,
+    kinetic_unadjusted,
+    preconditioned,
+    independent,
+    sk_rock,
+    stochastic,
+]
+EVERY = pytest.mark.parametrize("build", BUILDERS)
 
 
 @jax.jit
 def steps(algorithm, keys, position):
-    """Scan; the state and everything on the way."""
+    """Scans of one chain per row of keys; the states and everything on the way."""
 
     def body(state, key):
         state, info = algorithm.step(key, state)
         return state, (state.position, info)
 
-    return jax.lax.scan(body, algorithm.init(position, keys[0]), keys)
+    def chain(keys):
+        return jax.lax.scan(body, algorithm.init(position, keys[0]), keys)
+
+    return jax.vmap(chain)(keys)
+
+
+def keys_of_two_chains(key):
+    return jax.random.split(key, (2, STEPS))
 
 
 def as_argument(algorithm):
@@ -142,13 +147,12 @@ def test_returns_state_and_info_of_the_position_s_kind(key, build):
     target = posterior(0)
     algorithm = build(target)
     assert isinstance(algorithm, blackjax.base.SamplingAlgorithm)
-    for state in (algorithm.init(target.center), algorithm.init(target.center, key)):
+    for state in jax.jit(lambda z, k: (algorithm.init(z), algorithm.init(z, k)))(target.center, key):
         np.testing.assert_array_equal(state.position, target.center)
-    new, info = algorithm.step(key, state)
+    new, info = jax.eval_shape(algorithm.step, key, state)
     assert type(new) is type(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert info.acceptance_rate.shape == ()
-    assert 0 <= info.acceptance_rate <= 1
 
 
 @EVERY
@@ -156,7 +160,7 @@ def test_float32_stays(key, build):
     target = posterior(0)
     loose = dataclasses.replace(target, data_weight=2.5, prior_precision=np.float64(1.0))  # as users write them
     for chosen in (target, loose):
-        state, info = build(chosen).step(key, build(chosen).init(chosen.center, key))
+        state, info = jax.eval_shape(build(chosen).step, key, jax.eval_shape(build(chosen).init, chosen.center, key))
         wide = (jnp.float64, jnp.complex128)
         assert all(leaf.dtype not in wide for leaf in jax.tree.leaves((state, info)))
         assert state.position.dtype == jnp.float32
@@ -183,26 +187,22 @@ def test_step_sizes_of_any_kind_keep_float32(key, step_size):
 def test_plain_jit_vmap_and_scan_agree(key, build):
     target = posterior(0)
     algorithm = build(target)
-    keys = jax.random.split(key, STEPS)
-    state = algorithm.init(target.center, keys[0])
+    keys = keys_of_two_chains(key)
+    state = algorithm.init(target.center, keys[0, 0])
     positions = []
-    for k in keys:
+    for k in keys[0]:
         state, _ = algorithm.step(k, state)
         positions.append(np.asarray(state.position))
-    close = {"rtol": 1e-4, "atol": 1e-5}
-    end, (path, _) = steps(as_argument(algorithm), keys, target.center)
-    np.testing.assert_allclose(path, positions, **close)
-    np.testing.assert_array_equal(path[-1], end.position)
-    both = jnp.stack([keys, jax.random.split(jax.random.fold_in(key, 1), STEPS)])
-    _, (paths, _) = jax.vmap(steps, in_axes=(None, 0, None))(as_argument(algorithm), both, target.center)
-    np.testing.assert_allclose(paths[0], positions, **close)
+    ends, (paths, info) = jax.tree.map(np.asarray, steps(as_argument(algorithm), keys, target.center))
+    np.testing.assert_allclose(paths[0], positions, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(paths[:, -1], ends.position)
     assert np.max(np.abs(paths[0] - paths[1])) > 0.01  # another key is another chain
+    assert np.all((info.acceptance_rate >= 0) & (info.acceptance_rate <= 1))
 
 
 @EVERY
 def test_same_key_same_result(key, build):
-    target = posterior(0)
-    keys = jax.random.split(key, STEPS)
+    target, keys = posterior(0), keys_of_two_chains(key)
     one, two = (steps(as_argument(build(target)), keys, target.center) for _ in range(2))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -210,7 +210,7 @@ def test_same_key_same_result(key, build):
 
 @EVERY
 def test_new_arrays_need_no_new_trace(key, build):
-    keys = jax.random.split(key, STEPS)
+    keys = keys_of_two_chains(key)
     first, second = posterior(1), posterior(2)
     one = steps(as_argument(build(first)), keys, first.center)[0]
     calls, compiled = CountingWitness.calls, steps._cache_size()
@@ -222,7 +222,7 @@ def test_new_arrays_need_no_new_trace(key, build):
 
 def test_the_trace_counter_counts(key):
     """Closures over the arrays, as the bound pytrees are not: every new function is a new trace."""
-    keys = jax.random.split(key, STEPS)
+    keys = keys_of_two_chains(key)
     compiled = steps._cache_size()
     for seed in (1, 2):
         target = posterior(seed)
@@ -230,7 +230,9 @@ def test_the_trace_counter_counts(key):
     assert steps._cache_size() == compiled + 2
 
 
-@EVERY
+@pytest.mark.parametrize(
+    "build", [pytest.param(b, marks=[] if b in (langevin, kinetic) else pytest.mark.slow) for b in BUILDERS]
+)
 def test_runs_in_blackjax_s_driver(key, build):
     target = posterior(0)
     algorithm = build(target)
@@ -247,7 +249,7 @@ def test_pcnl_refuses_a_proposal_that_is_not_finite(key):
     gaussian, _ = split(posterior(0))
     cliff = jax.tree_util.Partial(lambda z: jnp.where(jnp.max(jnp.abs(z)) > 1.5, jnp.nan, -jnp.sum(z**2)))
     algorithm = cg.pcnl(cliff, gaussian, 0.1)
-    keys = jax.random.split(key, 200)
+    keys = jax.random.split(key, (1, 200))
     _, (path, info) = steps(as_argument(algorithm), keys, jnp.zeros(SHAPE))
     assert np.max(np.abs(path)) <= 1.5
     assert np.sum(info.is_accepted) > 20

@@ -1,5 +1,7 @@
 """Weighted draws against a one-dimensional integral; the references of CryoWGEN-I are held in tests/methods."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,11 @@ def log_weight(z):
     return -jnp.sum(jax.nn.softplus(2.0 * z))
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def weighed(key, count, batch_size):
+    return weigh(key, draw, log_weight, jnp.zeros(()), count, batch_size)
+
+
 def expected():
     """Mass, mean and variance under e^w N, and E[W]^2 / E[W^2], coordinate by coordinate."""
     z = np.linspace(CENTER - 9 * WIDTH, CENTER + 9 * WIDTH, 20001)
@@ -31,20 +38,21 @@ def expected():
 
 def test_psi_mean_variance_and_ess_against_quadrature(key):
     mass, mean, variance, per_coordinate = expected()
-    count, log_integral = 40000, jnp.float32(1.7)
+    count, log_integral = 20000, jnp.float32(1.7)
     family = jax.jit(lambda k: weigh(k, draw, log_weight, log_integral, count, 1000))(key)
     ess = count * per_coordinate**2
     np.testing.assert_allclose(family.psi, -2 * np.log(mass) - 1.7, atol=5 * np.sqrt(1 / ess))
     np.testing.assert_allclose(family.mean, mean, atol=5 * np.sqrt(variance / ess))
     np.testing.assert_allclose(family.variance, variance, rtol=5 * np.sqrt(2 / ess))
     np.testing.assert_allclose(family.ess, ess, rtol=0.03)
-    np.testing.assert_allclose(family.log_weights, jax.vmap(log_weight)(family.samples) + 1.7, atol=1e-5)
+    z = np.asarray(family.samples, float)
+    np.testing.assert_allclose(family.log_weights, 1.7 - np.sum(np.logaddexp(0, 2.0 * z), axis=1), atol=1e-5)
     plain = np.mean(np.asarray(family.samples), axis=0)
-    assert np.all(np.abs(plain - mean) > 20 * np.sqrt(variance / ess))  # without weights it is another law
+    assert np.all(np.abs(plain - mean) > 14 * np.sqrt(variance / ess))  # without weights it is another law
 
 
 def test_the_moments_are_those_of_the_weights(key):
-    family = weigh(key, draw, log_weight, jnp.zeros(()), 37, 5)
+    family = weighed(key, 37, 5)
     log_weights, samples = np.asarray(family.log_weights, float), np.asarray(family.samples, float)
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
@@ -57,21 +65,19 @@ def test_the_moments_are_those_of_the_weights(key):
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_candidates_do_not_depend_on_the_batch(key, batch_size):
-    one = weigh(key, draw, log_weight, jnp.zeros(()), 37, 37)
-    other = weigh(key, draw, log_weight, jnp.zeros(()), 37, batch_size)
+    one, other = weighed(key, 37, 5), weighed(key, 37, batch_size)
     np.testing.assert_allclose(other.samples, one.samples, rtol=1e-6)
     np.testing.assert_allclose(other.log_weights, one.log_weights, rtol=1e-5)
 
 
 def test_more_candidates_keep_the_first_ones(key):
-    few = weigh(key, draw, log_weight, jnp.zeros(()), 10, 10)
-    many = weigh(key, draw, log_weight, jnp.zeros(()), 20, 10)
-    np.testing.assert_array_equal(many.samples[:10], few.samples)
+    few, many = weighed(key, 10, 5), weighed(key, 37, 5)
+    np.testing.assert_allclose(np.asarray(many.samples)[:10], few.samples, rtol=1e-6)
 
 
 def test_one_candidate_carries_all(key):
     """Weights a hundred orders of magnitude apart: no overflow, ESS 1, said honestly."""
-    family = weigh(key, draw, lambda z: 300.0 * jnp.sum(z), jnp.zeros(()), 50, 50)
+    family = jax.jit(lambda k: weigh(k, draw, lambda z: 300.0 * jnp.sum(z), jnp.zeros(()), 50, 50))(key)
     np.testing.assert_allclose(family.ess, 1.0, rtol=1e-3)
     assert np.isfinite(family.psi)
-    np.testing.assert_allclose(family.mean, family.samples[np.argmax(family.log_weights)], rtol=1e-3)
+    np.testing.assert_allclose(family.mean, np.asarray(family.samples)[np.argmax(family.log_weights)], rtol=1e-3)

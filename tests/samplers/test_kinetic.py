@@ -13,7 +13,7 @@ import pytest
 import cryowgen_jax as cg
 from cryowgen_jax import samplers
 from cryowgen_jax.operators import Wedge
-from cryowgen_jax.potentials import FourierGaussian, SumWitness, gaussian_part, split
+from cryowgen_jax.potentials import FourierGaussian, SumWitness, split
 from cryowgen_jax.pytrees import as_pytree, bind
 from tests import oracles
 from tests.samplers.test_stationary import (
@@ -23,6 +23,7 @@ from tests.samplers.test_stationary import (
     Bimodal,
     Quadratic,
     Skewed,
+    exact_draws,
     one_sided,
     simulate,
     soft,
@@ -128,7 +129,7 @@ def path_score(problem, algorithm, key, h, c):
     """Worst score of mean, variance and autocovariances of the unadjusted chain."""
     variance = oracles.kinetic_variance(problem.c, problem.g, h)
     aim_at(problem, oracles.kinetic_shift(problem.g, h))
-    starts = jax.vmap(problem.gaussian.draw)(jax.random.split(jax.random.fold_in(key, 1), CHAINS))
+    starts = exact_draws(problem.gaussian, jax.random.fold_in(key, 1))
     path = simulate(algorithm, key, starts, STEPS)[STEPS - 1 - max(LAGS) :] - problem.mean
     spectra = np.fft.rfftn(path, axes=(2, 3), norm="ortho")
     steps = np.array([[move_matrix(g, h) @ np.diag([1, c]) for g in row] for row in problem.g])
@@ -156,10 +157,10 @@ def test_unadjusted_is_not_exact(rng, key):
     problem = Quadratic(rng)
     algorithm = cg.kinetic(problem.witness, problem.gaussian, QUARTER, adjusted=False)
     own = oracles.kinetic_variance(problem.c, problem.g, QUARTER)
-    assert not problem.score(algorithm, key, own, STEPS) < 8
+    assert not problem.score(algorithm, key, own, STEPS) < 5
     aim_at(problem, oracles.kinetic_shift(problem.g, QUARTER))
     assert problem.score(algorithm, key, own, STEPS) < TOLERANCE
-    assert not problem.score(algorithm, key, problem.c / (1 + problem.g), STEPS) < 10
+    assert not problem.score(algorithm, key, problem.c / (1 + problem.g), STEPS) < 5
 
 
 def test_wrong_unadjusted_kernels_fail(rng, key):
@@ -170,10 +171,10 @@ def test_wrong_unadjusted_kernels_fail(rng, key):
         return path_score(problem, with_knobs(knobs._replace(sign=0.0), witness, gaussian, h, c), key, h, 0.8)
 
     assert score(Knobs()) < TOLERANCE
-    assert not score(FAULTS["kicks of h"]) < 10
-    assert not score(FAULTS["noise sqrt(1 - c)"]) < 10
-    assert not score(Knobs(), c=0.6) < 10
-    assert not score(Knobs(), witness=cg.QuadraticWitness(-witness.curvature, witness.mean)) < 10
+    assert not score(FAULTS["kicks of h"]) < 5
+    assert not score(FAULTS["noise sqrt(1 - c)"]) < 5
+    assert not score(Knobs(), c=0.6) < 5
+    assert not score(Knobs(), witness=cg.QuadraticWitness(-witness.curvature, witness.mean)) < 5
 
 
 @pytest.mark.parametrize(("c", "adjusted"), [(None, False), (0.0, True)])
@@ -239,7 +240,7 @@ def test_power_0_is_the_gaussian_part_and_powers_between_lie_between(rng, key, a
         aim_at(problem, oracles.kinetic_shift(0.5 * problem.g, 0.9))
         half = oracles.kinetic_variance(problem.c, 0.5 * problem.g, 0.9)
     assert problem.score(kernel(0.5), key, half, STEPS) < TOLERANCE
-    assert not problem.score(kernel(1.0), key, half, STEPS) < 10
+    assert not problem.score(kernel(1.0), key, half, STEPS) < 5
 
 
 def test_wrong_adjusted_kernels_fail(rng, key):
@@ -251,7 +252,7 @@ def test_wrong_adjusted_kernels_fail(rng, key):
 
     assert score(Knobs()) < TOLERANCE
     for name in FAULTS.keys() - {"no turn"}:  # which shows little where few are refused
-        assert not score(FAULTS[name]) < 10, name
+        assert not score(FAULTS[name]) < 5, name
 
 
 @pytest.mark.parametrize(
@@ -271,15 +272,16 @@ def test_adjusted_on_a_skewed_target(rng, key, witness, size, h, c):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wrong_adjusted_kernels_fail_on_a_skewed_target(rng, key, fault):
     problem = Skewed(rng, soft, 3)
-    assert not problem.score(with_knobs(FAULTS[fault], problem.witness, problem.gaussian, 1.3, 0.8), key) < 8
+    assert not problem.score(with_knobs(FAULTS[fault], problem.witness, problem.gaussian, 1.3, 0.8), key) < 5
 
 
 def test_adjusted_finds_the_mode_weights_of_a_mixture(rng, key):
     problem = Bimodal(rng)
-    witness, gaussian = problem.posterior.witness, gaussian_part(problem.posterior)
+    witness, gaussian = problem.posterior.witness, problem.gaussian
+    assert np.min(problem.law.weights) > 0.1
     assert problem.score(cg.kinetic(witness, gaussian, 0.6), key) < TOLERANCE
     swapped = cg.GaussianMixtureWitness(witness.weights[::-1], witness.means, witness.variance)
-    assert not problem.score(cg.kinetic(swapped, gaussian, 0.6), key) < 10
+    assert not problem.score(cg.kinetic(swapped, gaussian, 0.6), key) < 5
 
 
 # Energy error --------------------------------------------------------------------------------------------------------
@@ -423,9 +425,10 @@ def test_chains_start_with_a_velocity_of_the_gaussian_law(rng, key):
     problem = Quadratic(rng)
     algorithm = cg.kinetic(problem.witness, problem.gaussian, 0.5)
     keys = jax.random.split(key, CHAINS)
-    velocity = jax.jit(jax.vmap(lambda k: algorithm.init(problem.gaussian.mean, k).velocity))(keys)
+    velocity = jax.jit(jax.vmap(lambda k: algorithm.init(jnp.zeros(SHAPE), k).velocity))(keys)
     assert np.max(np.abs(oracles.mean_scores(np.abs(np.asarray(velocity, complex)) ** 2, problem.c))) < TOLERANCE
-    np.testing.assert_array_equal(algorithm.init(problem.gaussian.mean).velocity, 0.0)
+    at_rest = jax.jit(lambda z: algorithm.init(z).velocity)(jnp.zeros(SHAPE))
+    np.testing.assert_array_equal(at_rest, 0.0)
 
 
 def test_a_step_takes_one_gradient(key):
@@ -494,7 +497,7 @@ def test_regression_of_a_single_position_finds_no_curvature(rng):
 def test_regression_on_gaussian_draws_is_the_mean_curvature(rng, key):
     """E[-w''], by Stein: the same in every mode, since w acts on every element alike."""
     gaussian, height, slope = rough_gaussian(rng, SHAPE, 0.5), 2.0, 1.5
-    draws = jax.vmap(gaussian.draw)(jax.random.split(key, CHAINS))
+    draws = exact_draws(gaussian, key)
     curvature, _, _ = regressed(smooth(height, slope), gaussian, draws, 0.1)
 
     mean = np.asarray(gaussian.mean, float)
@@ -510,7 +513,7 @@ def test_regression_on_gaussian_draws_is_the_mean_curvature(rng, key):
     spread = np.std(residual, axis=0) / np.mean(np.abs(v) ** 2, axis=0) / np.sqrt(CHAINS)
     assert np.max(np.abs(curvature - expected) / spread) < TOLERANCE
     at_mean = np.mean(height * slope**2 / np.cosh(slope * mean) ** 2)
-    assert not np.max(np.abs(curvature - at_mean) / spread) < 10
+    assert not np.max(np.abs(curvature - at_mean) / spread) < 5
 
 
 def test_score_is_the_gradient_of_the_log_density(rng, key):
@@ -520,7 +523,7 @@ def test_score_is_the_gradient_of_the_log_density(rng, key):
     witness = cg.QuadraticWitness(jnp.asarray(oracles.symmetric_half(rng, shape, 0.1, 1.0)), x)
     witness = SumWitness((witness, smooth(2.0, 1.25)))
     posterior = cg.Posterior(witness, Wedge(jnp.asarray(oracles.wedge(shape))), x, center, 3.0, 0.7)
-    gaussian, rest = split(posterior)
+    gaussian, rest = jax.jit(split)(posterior)
     state = start(as_pytree(cg.kinetic(rest, gaussian, 0.5, power=0.3)), key, position)
     expected = np.fft.rfftn(jax.jit(jax.grad(posterior.log_density))(position), norm="ortho")
     np.testing.assert_allclose(samplers.score(gaussian, state), expected, atol=1e-4)

@@ -66,18 +66,14 @@ def test_modes_that_the_data_cannot_tell_apart_keep_their_weights(key, lam):
     assert problem.score(problem.tempered(), key) < 4.5
 
 
+@pytest.mark.slow
 def test_one_chain_without_rungs_stays_where_it_is(key):
     problem = TwoModes(1.0)
     assert problem.score(cg.kinetic(problem.posterior.witness, problem.gaussian, 0.25), key) > 20
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "swaps with the sign turned",
-        pytest.param("swaps always", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["swaps with the sign turned", "swaps always"])
 def test_wrong_swaps_fail(key, fault, monkeypatch):
     problem = TwoModes(1.0)
 
@@ -98,6 +94,27 @@ def test_swaps_are_a_permutation_of_neighbours(key):
         tries, accepted = tempered_module._swaps(key, powers, jnp.zeros(5), jnp.asarray(even))
         assert list(np.flatnonzero(tries)) == ([0, 2] if even else [1, 3])
         np.testing.assert_array_equal(tries, accepted)  # equal witnesses always swap
+
+
+@jax.jit
+def swaps(keys, powers, witness, even):
+    return jax.vmap(tempered_module._swaps, (0, None, None, None))(keys, powers, witness, even)
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_swaps_are_accepted_as_often_as_the_laws_of_both_rungs_ask(key, even):
+    """min(1, exp((t_i - t_j) (w_j - w_i))): always where the higher witness comes to the higher power."""
+    powers, witness = np.array([0.0, 0.3, 1.0, 1.2, 2.0]), np.array([0.5, 2.0, 1.0, 0.2, 1.2])
+    tries, accepted = swaps(
+        jax.random.split(key, 2000), *(jnp.asarray(x, jnp.float32) for x in (powers, witness)), even
+    )
+    lower = [0, 2] if even else [1, 3]
+    assert all(list(np.flatnonzero(row)) == lower for row in np.asarray(tries)[:5])
+    expected = np.exp(np.minimum(0.0, np.diff(powers) * -np.diff(witness)))[lower]
+    assert 0.3 < expected.min() < 0.7
+    assert expected.max() == 1
+    rate = np.mean(np.asarray(accepted)[:, lower], axis=0)
+    assert np.all(np.abs(rate - expected) < 4.5 * np.sqrt(expected * (1 - expected) / 2000) + 1e-9)
 
 
 @pytest.mark.slow

@@ -19,6 +19,16 @@ QUARTER_TURNS = [
 ]
 
 
+turned = jax.jit(rotate)
+
+
+@jax.jit
+def turned_and_back(v, u, matrix):
+    """v rotated, and what the transpose of the rotation makes of u."""
+    forward, transpose = jax.vjp(lambda x: rotate(x, matrix), v)
+    return forward, transpose(u)[0]
+
+
 def random_volume(rng, shape):
     return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
@@ -31,9 +41,9 @@ def some_rotation(seed=3):
 @pytest.mark.parametrize(("matrix", "axes"), QUARTER_TURNS)
 def test_quarter_turns_are_numpys(rng, n, matrix, axes):
     volume = random_volume(rng, (n, n, n))
-    turned = rotate(volume, jnp.asarray(matrix, jnp.float32))
-    np.testing.assert_array_equal(turned, np.rot90(volume, 1, axes=axes))
-    assert not np.array_equal(turned, np.rot90(volume, -1, axes=axes))  # the other sense must not pass
+    rotated = turned(volume, jnp.asarray(matrix, jnp.float32))
+    np.testing.assert_array_equal(rotated, np.rot90(volume, 1, axes=axes))
+    assert not np.array_equal(rotated, np.rot90(volume, -1, axes=axes))  # the other sense must not pass
 
 
 def as_numpy_permutation(volume, matrix):
@@ -51,12 +61,12 @@ def test_cube_rotations_are_exact_permutations_of_a_cube(rng, n):
         np.testing.assert_array_equal(got, as_numpy_permutation(np.asarray(volume), matrix))
 
 
-@pytest.mark.parametrize("n", [31, 32])
+@pytest.mark.parametrize("n", [15, 16])
 def test_rounding_in_the_matrix_does_not_spoil_a_permutation(rng, n):
     volume = random_volume(rng, (n, n, n))
     exact = np.asarray(cube_rotations()[7])
     noisy = exact + rng.uniform(-2e-7, 2e-7, (3, 3))
-    np.testing.assert_array_equal(rotate(volume, jnp.asarray(noisy, jnp.float32)), as_numpy_permutation(volume, exact))
+    np.testing.assert_array_equal(turned(volume, jnp.asarray(noisy, jnp.float32)), as_numpy_permutation(volume, exact))
 
 
 def test_the_rotation_is_active():
@@ -64,7 +74,8 @@ def test_the_rotation_is_active():
     volume[4, 4, 7] = 1.0  # three voxels from the centre along x
     about_z_by_90 = jnp.asarray(QUARTER_TURNS[0][0], jnp.float32)
     moved_to = np.asarray(about_z_by_90) @ np.array([0, 0, 3])
-    assert rotate(jnp.asarray(volume), about_z_by_90)[tuple((4 + moved_to).astype(int))] == 1.0
+    rotated = np.asarray(turned(jnp.asarray(volume), about_z_by_90))
+    assert rotated[tuple((4 + moved_to).astype(int))] == 1.0
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 12), (9, 14, 11)])
@@ -74,37 +85,35 @@ def test_agrees_with_scipy_in_the_interior(rng, shape):
     centre = (np.array(shape) - 1) / 2
     expected = affine_transform(np.asarray(volume, np.float64), matrix.T, centre - matrix.T @ centre, order=1, cval=0)
     inside = affine_transform(np.ones(shape), matrix.T, centre - matrix.T @ centre, order=1, cval=0) > 0.999
-    got = rotate(volume, jnp.asarray(matrix, jnp.float32))
+    got, passive = (np.asarray(turned(volume, jnp.asarray(m, jnp.float32))) for m in (matrix, matrix.T))
     assert inside.sum() > 100
     np.testing.assert_allclose(got[inside], expected[inside], atol=1e-3)
-    passive = rotate(volume, jnp.asarray(matrix.T, jnp.float32))
     assert np.abs(passive[inside] - expected[inside]).max() > 0.5
 
 
 def test_zeros_come_in_from_outside():
-    rotated = rotate(jnp.ones((10, 10, 10)), jnp.asarray(ScipyRotation.from_euler("z", 45, degrees=True).as_matrix()))
-    assert float(rotated.min()) == 0.0
-    assert float(rotated[5, 5, 5]) == pytest.approx(1.0, abs=1e-6)
+    eighth = ScipyRotation.from_euler("z", 45, degrees=True).as_matrix()
+    rotated = np.asarray(turned(jnp.ones((9, 9, 9)), jnp.asarray(eighth, jnp.float32)))
+    assert rotated.min() == 0.0
+    assert rotated[4, 4, 4] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (7, 9, 6)])
 @pytest.mark.parametrize("matrix", [some_rotation(), np.asarray(cube_rotations()[5])])
 def test_the_transpose_is_exact(rng, shape, matrix):
     v, u = random_volume(rng, shape), random_volume(rng, shape)
-    forward, transpose = jax.vjp(lambda x: rotate(x, jnp.asarray(matrix, jnp.float32)), v)
+    forward, back = turned_and_back(v, u, jnp.asarray(matrix, jnp.float32))
     left = np.sum(np.asarray(u, np.float64) * np.asarray(forward))
-    right = np.sum(np.asarray(transpose(u)[0], np.float64) * np.asarray(v))
+    right = np.sum(np.asarray(back, np.float64) * np.asarray(v))
     assert left == pytest.approx(right, abs=1e-4)
 
 
 def test_the_transpose_is_the_inverse_only_for_cube_rotations(rng):
     v = random_volume(rng, (8, 8, 8))
-    matrix = jnp.asarray(some_rotation(), jnp.float32)
-    cube = cube_rotations()[11]
-    backward = jax.vjp(lambda x: rotate(x, cube), v)[1](rotate(v, cube))[0]
-    np.testing.assert_array_equal(backward, v)
-    transposed = jax.vjp(lambda x: rotate(x, matrix), v)[1](v)[0]
-    assert float(jnp.abs(transposed - rotate(v, matrix.T)).max()) > 0.1
+    matrix = some_rotation().astype(np.float32)
+    cube = np.asarray(cube_rotations())[11]
+    np.testing.assert_array_equal(turned_and_back(v, turned(v, cube), cube)[1], v)
+    assert np.abs(np.subtract(turned_and_back(v, v, matrix)[1], turned(v, matrix.T))).max() > 0.1
 
 
 def test_derivative_in_the_matrix(rng):
@@ -113,10 +122,15 @@ def test_derivative_in_the_matrix(rng):
     matrix, direction = some_rotation(8), rng.standard_normal((3, 3))
     weights = random_volume(rng, (12, 12, 12))
 
-    def value(m):
-        return float(jnp.sum(weights * rotate(volume, jnp.asarray(m, jnp.float32))))
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_gradient(m):
+        return jnp.sum(weights * rotate(volume, m))
 
-    gradient = jax.jit(jax.grad(lambda m: jnp.sum(weights * rotate(volume, m))))(jnp.asarray(matrix, jnp.float32))
+    def value(m):
+        return float(value_and_gradient(jnp.asarray(m, jnp.float32))[0])
+
+    gradient = value_and_gradient(jnp.asarray(matrix, jnp.float32))[1]
     step = 2e-3
     numeric = (value(matrix + step * direction) - value(matrix - step * direction)) / (2 * step)
     assert float(np.sum(np.asarray(gradient) * direction)) == pytest.approx(numeric, rel=0.05)
@@ -125,7 +139,7 @@ def test_derivative_in_the_matrix(rng):
 def test_derivative_in_the_matrix_passes_through_the_rounding_at_the_identity(rng):
     volume = random_volume(rng, (6, 6, 6))
     gradient = jax.jit(jax.grad(lambda m: jnp.sum(volume * rotate(volume, m))))(jnp.eye(3))
-    assert float(jnp.abs(gradient).max()) > 0.1
+    assert np.abs(gradient).max() > 0.1
 
 
 def test_types_and_errors():
