@@ -12,7 +12,7 @@ from cryowgen_jax.restoration import solvent_fit, solvent_model
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.solvent_settings import SETTINGS, SolventSettings, between
 
-SHAPE = (16, 16, 16)
+SHAPE = (16, 18, 15)
 
 
 def test_every_constant_is_documented():
