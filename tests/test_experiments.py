@@ -68,7 +68,7 @@ def signals() -> types.ModuleType:
 
 
 def dense_law(signals: types.ModuleType, width: int, weights: np.ndarray) -> tuple[np.ndarray, oracles.Law]:
-    """An observation, and the posterior of method sheet 2.3 by dense matrices for these weights of the witness."""
+    """An observation, and its posterior under a mixture witness of these weights, by dense matrices."""
     observation = signals.draw_batch(np.random.default_rng(3), width, 20).observations[-1]
     witness = signals.witness()
     law = oracles.mixture_posterior(

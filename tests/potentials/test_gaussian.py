@@ -82,7 +82,7 @@ def test_psi_with_a_quadratic_witness_moved_over(rng, shape):
 
 
 def test_the_gradient_of_the_mass_is_that_of_psi(rng):
-    """Autodiff through the closed form and the moments of 2.1 are two ways to one number."""
+    """Autodiff through the closed form and moments of the posterior are two ways to one number."""
     shape = (3, 4, 3)
     posterior, h, x, center = problem(rng, shape)
     gradient = jax.jit(jax.grad(lambda p: -gaussian_part(p).log_integral))(posterior)

@@ -147,7 +147,7 @@ def test_a_decoder_without_transfer_gives_the_same_exponent(rng):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_surrogate_gradients_of_a_gaussian_posterior_are_exact_in_every_leaf(rng, weighted):
-    """F is quadratic in z, so points with the exact first two moments give the exact gradients of 2.2."""
+    """F is quadratic in z, so points with the exact first two moments give the exact gradients of Psi."""
     problem = Problem(rng, "quadratic")
     points, weights = sigma_points(problem.law, rng)
     if weighted:
@@ -207,7 +207,7 @@ def test_surrogate_gradients_from_exact_draws(rng, witness):
 
 
 def test_surrogate_gradients_from_weighted_draws_of_a_mixture(rng):
-    """Equally many draws of every component, weighted by omega: the weights must restore the mode weights of 2.3."""
+    """Equally many draws of every component, weighted by omega: the weights must restore the weights of its modes."""
     problem = Problem(rng, "mixture")
     per_mode, law = 200, problem.law
     root = np.linalg.cholesky(law.covariances[0])
