@@ -1,6 +1,7 @@
 """The experiments run, their closed forms hold, and so do the conclusions of their READMEs."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import struct
@@ -501,3 +502,30 @@ class TestNeedle:
         binned = load("hidden_tilts", "needle").binned(volume, 2)
         assert binned.shape == (2, 3, 4)
         assert binned[1, 2, 3] == pytest.approx(volume[2:, 4:, 6:].mean())
+
+
+# Scenes to learn from
+
+
+def test_families_that_are_held_out_are_held_out_once():
+    scenes = load("learned_witness", "scenes")
+    held_out = json.loads(scenes.HELD_OUT.read_text())
+    assert set(held_out) == {"validation", "test"}
+    assert not set(held_out["validation"]) & set(held_out["test"])
+    assert len(held_out["test"]) >= 20
+
+
+@pytest.mark.slow
+def test_a_scene_is_a_tomogram_and_what_the_solvent_model_makes_of_it(shared_data):
+    scenes = load("learned_witness", "scenes")
+    pools = {split: scenes.complexes(shared_data / "structures", split) for split in scenes.SPLITS}
+    families = {split: {one.family for one in pool} for split, pool in pools.items()}
+    assert not families["train"] & (families["validation"] | families["test"])
+    shape = (24, 32, 32)
+    scene = scenes.make_scene(0, pools["validation"], shape, fixed=True)
+    for volume in (scene.truth, scene.data, scene.mean, scene.envelope):
+        assert volume.shape == shape
+        assert np.isfinite(volume).all()
+    wedge = np.asarray(cg.wedge_mask(shape, (-60, 60))) == 0
+    assert np.abs(np.fft.rfftn(scene.data))[wedge].max() < 1e-3 * np.abs(np.fft.rfftn(scene.data)).max()
+    assert np.corrcoef(scene.truth.ravel(), scene.mean.ravel())[0, 1] > 0.5

@@ -12,6 +12,7 @@ from cryowgen_jax.simulation.crowding import (
     MEMBRANE_LABEL,
     crowded_maps,
     crowded_phantom,
+    surroundings,
 )
 from cryowgen_jax.simulation.phantoms import (
     Blobs,
@@ -192,3 +193,24 @@ def test_maps_are_crowded_without_touching(rng):
     assert set(np.unique(alone.labels)) <= {0, FIRST_PARTICLE_LABEL}
     assert alone.density.max() == pytest.approx(0.5, abs=0.01), "the largest map comes first"
     assert alone.density.sum() == pytest.approx(0.5 * 6**3 * 1.5**3, rel=0.2)
+
+
+def test_of_a_map_larger_than_the_box_a_part_is_seen(rng):
+    large = np.zeros((30, 30, 30), np.float32)
+    large[2:-2, 2:-2, 2:-2] = 1.0
+    cut = crowded_maps((12, 16, 14), [large], rng, most=1)
+    assert np.mean(cut.labels == FIRST_PARTICLE_LABEL) > 0.05
+
+
+def test_maps_are_laid_around_what_is_there(rng):
+    shape, block = (24, 24, 24), np.pad(np.ones((4, 4, 4), np.float32), 1)
+    there = surroundings(shape, rng, 20.0, with_filament=False)
+    before = there.labels.copy()
+    crowd = crowded_maps(shape, [block], rng, around=there)
+    taken = before == MEMBRANE_LABEL
+    assert taken.any()
+    np.testing.assert_array_equal(there.labels, before)
+    np.testing.assert_array_equal(crowd.labels[taken], MEMBRANE_LABEL)
+    assert np.sum(crowd.labels >= FIRST_PARTICLE_LABEL) > 100
+    empty = surroundings(shape, rng, 20.0, with_membrane=False, with_filament=False)
+    assert not empty.density.any()

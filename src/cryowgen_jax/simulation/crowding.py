@@ -56,10 +56,7 @@ def crowded_phantom(shape: Shape, rng: np.random.Generator, voxel_size_angstrom:
     The filament is a microtubule where one fits beside the membrane, else a thin one; a box with room for neither has
     none. Particles may be cut by the faces of the box, as in a tomogram.
     """
-    voxel = voxel_size_angstrom / 10.0
-    density = membrane(rng, shape, voxel)
-    phantom = Phantom(density, np.where(density > _SOLID, MEMBRANE_LABEL, 0).astype(np.int16))
-    _place_filament(phantom, rng, voxel)
+    phantom, voxel = surroundings(shape, rng, voxel_size_angstrom), voxel_size_angstrom / 10.0
     kinds = species(rng, voxel)
     share = np.array([0.25] + [0.75 / (len(kinds) - 1)] * (len(kinds) - 1))
     label, failures = FIRST_PARTICLE_LABEL, 0
@@ -75,8 +72,31 @@ def crowded_phantom(shape: Shape, rng: np.random.Generator, voxel_size_angstrom:
     return phantom
 
 
+def surroundings(
+    shape: Shape,
+    rng: np.random.Generator,
+    voxel_size_angstrom: float,
+    *,
+    with_membrane: bool = True,
+    with_filament: bool = True,
+) -> Phantom:
+    """One piece of membrane and one filament, or only one of them, to place particles around."""
+    voxel = voxel_size_angstrom / 10.0
+    density = membrane(rng, shape, voxel) if with_membrane else np.zeros(shape, np.float32)
+    phantom = Phantom(density, np.where(density > _SOLID, MEMBRANE_LABEL, 0).astype(np.int16))
+    if with_filament:
+        _place_filament(phantom, rng, voxel)
+    return phantom
+
+
 def crowded_maps(
-    shape: Shape, maps: Sequence[np.ndarray], rng: np.random.Generator, *, scale: float = 1.0, most: int | None = None
+    shape: Shape,
+    maps: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    *,
+    scale: float = 1.0,
+    most: int | None = None,
+    around: Phantom | None = None,
 ) -> Phantom:
     """Randomly rotated copies of density maps, as many as fit; the largest map is placed first.
 
@@ -92,9 +112,13 @@ def crowded_maps(
         Voxels of the volume per voxel of the maps.
     most
         Largest number of copies; None for as many as fit.
+    around
+        What is there already, such as :func:`surroundings`; it is not changed.
     """
     last = FIRST_PARTICLE_LABEL + (np.iinfo(np.int16).max - FIRST_PARTICLE_LABEL if most is None else most)
     phantom = Phantom(np.zeros(shape, np.float32), np.zeros(shape, np.int16))
+    if around is not None:
+        phantom = Phantom(around.density.copy(), around.labels.copy())
     label, failures = FIRST_PARTICLE_LABEL, 0
     chosen = maps[int(np.argmax([m.size for m in maps]))]
     while failures < max(25, phantom.labels.size // 40_000) and label < last:
@@ -142,8 +166,10 @@ def _touches(labels: np.ndarray, points: np.ndarray) -> bool:
 
 def _place_somewhere(phantom: Phantom, patch: _Patch, label: int, rng: np.random.Generator) -> bool:
     size, shape = np.array(patch.density.shape), np.array(phantom.density.shape)
+    low, high = -size // 3, shape - size + size // 3
+    low, high = np.minimum(low, high), np.maximum(low, high)  # of an object larger than the box a part is seen
     for _ in range(60):
-        origin = rng.integers(-size // 3, shape - size + size // 3 + 1)
+        origin = rng.integers(low, high + 1)
         if _place(phantom, patch._replace(origin=origin), label):
             return True
     return False

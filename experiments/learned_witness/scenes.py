@@ -1,0 +1,205 @@
+"""Scenes to learn from: crowded tomograms with known truth, and what the solvent model makes of them.
+
+    python experiments/learned_witness/scenes.py --structures FOLDER --split train --count 96 --output train.npz
+
+``FOLDER`` holds ``index.csv`` (columns id, family, kDa) and ``maps_10A.npz``. Families of ``held_out.json`` are left
+out of training: those under "validation" serve choices, those under "test" serve nothing but the last look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import csv
+import functools
+import json
+import multiprocessing
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from cryowgen_jax.restoration import solvent_fit
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.restore import frame_for
+from cryowgen_jax.simulation import crowded_maps, surroundings
+from cryowgen_jax.spatial import fourier
+
+INTERIOR = 3.9  # volts: density inside complexes, which becomes 1
+LEAST_KDA = 50.0
+SNRS = (0.02, 3.0)  # per half, uniform in the logarithm
+LOWEST_TILTS = (38.0, 72.0)  # degrees, either side
+SYMMETRIC_SHARE = 0.5
+SCALES = (0.8, 1.25)  # voxels of a scene per 10 A
+KINDS = (1, 25)  # of complexes in a scene
+LARGEST_TEXTURE = 0.25  # share of the truth's variance
+TEXTURE_WIDTHS = (0.7, 2.5)  # voxels
+MEMBRANE_SHARE, FILAMENT_SHARE, SPARSE_SHARE = 0.25, 0.25, 0.2
+STRENGTHS = (0.8, 1.2)  # density of one kind of complex
+SPLITS = ("train", "validation", "test")
+HELD_OUT = pathlib.Path(__file__).with_name("held_out.json")
+
+
+class Complex(NamedTuple):
+    """One row of the index, and its map, about 1 inside."""
+
+    name: str
+    family: str
+    kda: float
+    density: np.ndarray
+
+
+class Scene(NamedTuple):
+    """What a network sees of a tomogram, and the truth; all (Z, Y, X), in standard deviations of the tomogram.
+
+    ``noise`` and ``signal`` are per shell.
+    """
+
+    truth: np.ndarray
+    data: np.ndarray
+    mean: np.ndarray
+    envelope: np.ndarray
+    tilt_range: np.ndarray
+    noise: np.ndarray
+    signal: np.ndarray
+    snr: float
+
+
+def complexes(folder: pathlib.Path, split: str) -> list[Complex]:
+    """Those of the families of a split."""
+    held_out: dict[str, list[str]] = json.loads(HELD_OUT.read_text())
+    with (folder / "index.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    maps = np.load(folder / "maps_10A.npz", allow_pickle=False)
+    aside = {family for families in held_out.values() for family in families}
+    chosen = [
+        row
+        for row in rows
+        if (row["family"] in held_out.get(split, ()) if split != "train" else row["family"] not in aside)
+    ]
+    return [
+        Complex(row["id"], row["family"], float(row["kDa"]), maps[row["id"]].astype(np.float32) / INTERIOR)
+        for row in chosen
+        if float(row["kDa"]) >= LEAST_KDA
+    ]
+
+
+def draw_kinds(pool: Sequence[Complex], rng: np.random.Generator) -> list[np.ndarray]:
+    """The kinds of one scene: families alike likely, large complexes as often as small ones, each with its contrast."""
+    families: dict[str, list[Complex]] = {}
+    for one in pool:
+        families.setdefault(one.family, []).append(one)
+    names = sorted(families)
+    size = np.array([max(one.kda for one in families[name]) for name in names])
+    weight = np.clip(size / 100.0, 1.0, 8.0)
+    count = min(int(rng.integers(*KINDS, endpoint=True)), len(names))
+    chosen = rng.choice(len(names), count, replace=False, p=weight / weight.sum())
+    kinds = []
+    for name in (names[i] for i in chosen):
+        one = families[name][int(rng.integers(len(families[name])))]
+        kinds.append(one.density * np.float32(rng.uniform(*STRENGTHS)))
+    return kinds
+
+
+def truth_of(pool: Sequence[Complex], shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+    """A crowded volume, solvent texture included."""
+    scale = float(rng.uniform(*SCALES))
+    around = surroundings(
+        shape,
+        rng,
+        10.0 / scale,
+        with_membrane=rng.random() < MEMBRANE_SHARE,
+        with_filament=rng.random() < FILAMENT_SHARE,
+    )
+    most = int(rng.integers(1, 6)) if rng.random() < SPARSE_SHARE else None
+    density = crowded_maps(shape, draw_kinds(pool, rng), rng, scale=scale, most=most, around=around).density
+    share, width = max(0.0, rng.uniform(-0.25, 1.0)) * LARGEST_TEXTURE, rng.uniform(*TEXTURE_WIDTHS)
+    field = gaussian_filter(rng.standard_normal(shape, np.float32), width, mode="wrap")
+    field *= np.sqrt(share / (1 - share) * density.var() / field.var())
+    return (density + field).astype(np.float32)
+
+
+def make_scene(seed: int, pool: Sequence[Complex], shape: tuple[int, int, int], fixed: bool) -> Scene:
+    """One scene; ``fixed`` takes +-60 degrees, SNR 0.1 and white noise in place of what is drawn."""
+    rng = np.random.default_rng(seed)
+    truth = truth_of(pool, shape, rng)
+    high = rng.uniform(*LOWEST_TILTS)
+    low = high if rng.random() < SYMMETRIC_SHARE else rng.uniform(*LOWEST_TILTS)
+    snr = float(np.exp(rng.uniform(*np.log(SNRS))))
+    colour = rng.uniform(0.0, 0.8) if rng.random() < 0.5 else 0.0
+    if fixed:
+        low, high, snr, colour = 60.0, 60.0, 0.1, 0.0
+    geometry = Geometry((-low, high))
+    mask = geometry.mask(shape)
+    spectrum = 1.0 - colour * (1.0 - np.exp(-((fourier.radial_frequency(shape) / 0.2) ** 2)))
+    spectrum = spectrum / np.sqrt(
+        np.average(spectrum**2 * np.ones(mask.shape), weights=np.broadcast_to(fourier.multiplicity(shape), mask.shape))
+    )
+    sd = np.float32(np.sqrt(truth.var() / snr))
+
+    def half() -> np.ndarray:
+        noise = fourier.rfftn(jnp.asarray(sd * rng.standard_normal(shape, np.float32))) * spectrum
+        return np.asarray(fourier.irfftn((fourier.rfftn(jnp.asarray(truth)) + noise) * mask, shape))
+
+    halves = [half(), half()]
+    average = 0.5 * (halves[0] + halves[1])
+    frame = frame_for(average, mask, "bright", in_tiles=False)
+    prepared = tuple(frame.prepare(part) for part in halves)
+    model = solvent_fit.fit(prepared, mask, geometry, of_spread=False)
+    data = np.asarray(fourier.irfftn(jnp.asarray(model.observation), shape))
+    return Scene(
+        truth=(truth - frame.level) / frame.scale,
+        data=data,
+        mean=np.asarray(model.mean),
+        envelope=model.envelope,
+        tilt_range=np.array([-low, high], np.float32),
+        noise=model.noise,
+        signal=model.signal,
+        snr=snr,
+    )
+
+
+def main() -> None:
+    arguments = parse()
+    pool = complexes(arguments.structures, arguments.split)
+    print(f"{arguments.split}: {len(pool)} complexes of {len({one.family for one in pool})} families", flush=True)
+    work = functools.partial(make_scene, pool=pool, shape=tuple(arguments.shape), fixed=arguments.fixed)
+    first = {"train": 0, "validation": 10**6, "test": 2 * 10**6}[arguments.split] + arguments.first
+    context = multiprocessing.get_context("spawn")
+    scenes: list[Scene] = []
+    with concurrent.futures.ProcessPoolExecutor(arguments.workers, mp_context=context) as workers:
+        for scene in workers.map(work, range(first, first + arguments.count)):
+            scenes.append(scene)
+            if len(scenes) % 10 == 0:
+                print(f"{len(scenes)} of {arguments.count}", flush=True)
+    save(arguments.output, scenes)
+
+
+def save(path: pathlib.Path, scenes: Sequence[Scene]) -> None:
+    """Volumes in half precision, the rest as it is."""
+    columns: Mapping[str, np.ndarray] = {
+        name: np.stack([np.asarray(getattr(scene, name)) for scene in scenes]) for name in Scene._fields
+    }
+    halved = {name: values.astype(np.float16) if values.ndim == 4 else values for name, values in columns.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **halved)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--structures", type=pathlib.Path, required=True, help="folder with index.csv and maps_10A.npz")
+    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--count", type=int, default=96)
+    parser.add_argument("--first", type=int, default=0, help="number of the first scene")
+    parser.add_argument("--shape", type=int, nargs=3, default=(40, 64, 64))
+    parser.add_argument("--fixed", action="store_true", help="+-60 degrees, SNR 0.1, white noise")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
