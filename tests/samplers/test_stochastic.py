@@ -15,7 +15,7 @@ from cryowgen_jax.potentials import SumWitness
 from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Stochastic
 from tests import oracles
-from tests.samplers.test_stationary import SHAPE, TOLERANCE, Quadratic, exact_draws
+from tests.samplers.test_stationary import CHAINS, SHAPE, TOLERANCE, Quadratic, exact_draws
 
 module = importlib.import_module("cryowgen_jax.samplers.stochastic")
 STEPS = 25
@@ -118,9 +118,9 @@ def ends(algorithm, key, starts, steps):
     return jax.vmap(one)(jax.random.split(key, len(starts)), starts)
 
 
-def run(problem, algorithm, steps=STEPS):
+def run(problem, algorithm, steps=STEPS, num_chains=CHAINS):
     key = jax.random.key(20261123)
-    starts = exact_draws(problem.gaussian, jax.random.fold_in(key, 1))
+    starts = exact_draws(problem.gaussian, jax.random.fold_in(key, 1), num_chains)
     return jax.tree.map(np.asarray, ends(as_pytree(algorithm), key, starts, steps))
 
 
@@ -159,7 +159,7 @@ def test_wrong_factors_fail():
     for factor in (1.0, 0.5, 2.0):
         arguments = (jnp.float32(factor), problem.drawn, problem.gaussian, jnp.asarray(1 - problem.a, jnp.float32))
         algorithm = samplers.algorithm(problem.build().init, bind(scaled_step, *arguments))
-        score = problem.scores(run(problem, algorithm)[0], problem.clean)
+        score = problem.scores(run(problem, algorithm, num_chains=4 * CHAINS)[0], problem.clean)
         assert score < TOLERANCE if factor == 1.0 else not score < 6
 
 
