@@ -15,7 +15,7 @@ from tests.conftest import SHARED
 
 AXIS = {"z": 0, "y": 1, "x": 2}
 PAIRS = list(itertools.permutations("xyz", 2))
-SHAPES = [(24, 24, 24), (21, 27, 25), (12, 32, 40)]
+SHAPES = [(24, 24, 24), (13, 17, 20)]
 
 
 def wave(shape, cycles):
@@ -27,7 +27,12 @@ def wave(shape, cycles):
 def passed(mask, shape, cycles):
     """Fraction of a plane wave's power that the filter lets through."""
     v = wave(shape, cycles)
-    return float(np.sum(np.asarray(Wedge(mask)(v)) ** 2) / np.sum(v**2))
+    return float(np.sum(np.asarray(apply(Wedge(mask), v)) ** 2) / np.sum(v**2))
+
+
+@jax.jit
+def apply(operator, v):
+    return operator(v)
 
 
 def along(**cycles):
@@ -94,13 +99,13 @@ def test_the_sign_in_the_contracts_own_words():
     z, x = np.arange(40)[:, None, None], np.arange(40)[None, None, :]
     kept = np.broadcast_to(np.cos(2 * np.pi * (kx * x + kz * z) / 40), shape).astype(np.float32)
     removed = np.broadcast_to(np.cos(2 * np.pi * (kx * x - kz * z) / 40), shape).astype(np.float32)
-    np.testing.assert_allclose(Wedge(mask)(kept), kept, atol=1e-5)
-    np.testing.assert_allclose(Wedge(mask)(removed), 0, atol=1e-5)
+    np.testing.assert_allclose(apply(Wedge(mask), kept), kept, atol=1e-5)
+    np.testing.assert_allclose(apply(Wedge(mask), removed), 0, atol=1e-5)
 
 
 def test_wrong_geometry_fails_the_wave_tests():
     shape = (24, 24, 24)
-    complemented = 1 - wedge_mask(shape, (-60.0, 60.0))
+    complemented = 1 - np.asarray(wedge_mask(shape, (-60.0, 60.0)))
     assert not simple_waves_hold(complemented, shape, "y", "z")
     for tilt, beam in PAIRS:
         if (tilt, beam) != ("y", "z"):
@@ -114,7 +119,7 @@ def test_wrong_geometry_fails_the_wave_tests():
     assert not quadrants_hold(np.asarray(wedge_mask(shape, (-60.0, 40.0))), shape, "y", "z")
 
 
-@pytest.mark.parametrize("shape", [(12, 10, 14), (11, 9, 13), (6, 8, 30)])
+@pytest.mark.parametrize("shape", [(12, 4, 14), (11, 3, 13), (6, 4, 30)])
 @pytest.mark.parametrize("tilt_range", [(-60.0, 60.0), (-40.0, 60.0), (-70.0, 35.0)])
 def test_every_coefficient_below_nyquist_against_the_inequality(shape, tilt_range):
     lo, hi = tilt_range
@@ -137,10 +142,11 @@ def test_every_coefficient_below_nyquist_against_the_inequality(shape, tilt_rang
 @pytest.mark.parametrize("tilt_range", [(-60.0, 60.0), (-75.0, 20.0)])
 def test_a_hard_wedge_is_idempotent_and_self_adjoint(rng, shape, tilt, beam, tilt_range):
     wedge = Wedge(wedge_mask(shape, tilt_range, tilt_axis=tilt, beam_axis=beam))
-    u, v = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for _ in range(2))
-    np.testing.assert_allclose(wedge(wedge(v)), wedge(v), atol=1e-6)
-    size = float(jnp.linalg.norm(u.ravel()) * jnp.linalg.norm(v.ravel()))
-    assert float(jnp.sum(u * wedge(v)) - jnp.sum(wedge(u) * v)) / size == pytest.approx(0, abs=1e-6)
+    u, v = rng.standard_normal((2, *shape)).astype(np.float32)
+    of_u, of_v = (np.asarray(apply(wedge, w)) for w in (u, v))
+    np.testing.assert_allclose(apply(wedge, of_v), of_v, atol=1e-6)
+    size = np.linalg.norm(u) * np.linalg.norm(v)
+    assert np.sum(u * of_v - of_u * v, dtype=float) / size == pytest.approx(0, abs=1e-6)
 
 
 def test_an_unsymmetrised_mask_fails_idempotence(rng):
@@ -150,26 +156,24 @@ def test_an_unsymmetrised_mask_fails_idempotence(rng):
     angle = np.rad2deg(np.arctan2(kz, ky))
     angle = (angle + 90) % 180 - 90
     naive = np.broadcast_to((angle <= 60) & (angle >= -40), (8, 8, 5)).astype(np.float32)
-    v = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    once = Wedge(naive)(v)
-    assert float(jnp.abs(Wedge(naive)(once) - once).max()) > 1e-2
+    once = np.asarray(apply(Wedge(naive), rng.standard_normal(shape).astype(np.float32)))
+    assert np.abs(apply(Wedge(naive), once) - once).max() > 1e-2
 
 
-@pytest.mark.parametrize("shape", [pytest.param((4, 4, 4), marks=pytest.mark.slow), (3, 5, 4), (4, 3, 5)])
-@pytest.mark.parametrize("tilt", ["y", "x"])
+@pytest.mark.parametrize(("shape", "tilt"), [((4, 4, 4), "y"), ((3, 5, 4), "x"), ((4, 3, 5), "y")])
 def test_the_dense_matrix_is_an_orthogonal_projector(shape, tilt):
     """Also its trace: the number of measured real degrees of freedom, counted over the full spectrum."""
     mask = wedge_mask(shape, (-35.0, 50.0), tilt_axis=tilt)
-    identity = jnp.eye(math.prod(shape)).reshape(-1, *shape)
-    dense = np.asarray(jax.vmap(Wedge(mask))(identity)).reshape(len(identity), -1)
+    identity = np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
+    dense = np.asarray(jax.jit(jax.vmap(Wedge(mask)))(identity)).reshape(len(identity), -1)
     np.testing.assert_allclose(dense, dense.T, atol=1e-6)
     np.testing.assert_allclose(dense @ dense, dense, atol=1e-6)
-    spectrum_of_a_point = np.fft.fftn(np.asarray(Wedge(mask)(identity[0])))
+    spectrum_of_a_point = np.fft.fftn(dense[0].reshape(shape))
     assert np.trace(dense) == pytest.approx(np.sum(np.abs(spectrum_of_a_point) > 1e-4), abs=1e-3)
 
 
 @pytest.mark.parametrize("tilt_range", [(-60.0, 60.0), (-40.0, 60.0), (-50.0, 70.0), (-30.0, 30.0)])
-@pytest.mark.parametrize("shape", [(96, 96, 96), (80, 96, 121)])
+@pytest.mark.parametrize("shape", [(64, 64, 64), (80, 48, 121)])
 def test_the_missing_fraction_is_that_of_the_angles(tilt_range, shape):
     mask = np.asarray(wedge_mask(shape, tilt_range))
     kz, ky, kx = np.meshgrid(
@@ -200,15 +204,15 @@ def test_layout_and_extremes():
     assert mask.shape == (6, 7, 5)
     assert mask.dtype == jnp.float32
     assert isinstance(mask, jax.Array)
-    assert float(wedge_mask((6, 8, 10), (-90, 90)).min()) == 1.0
-    assert float(wedge_mask((6, 8, 10), (-90, 90), edge=5.0).min()) == 1.0
-    assert float(wedge_mask((1, 16, 16)).min()) == 1.0  # a slice has no frequency along the beam
+    assert np.min(wedge_mask((6, 8, 10), (-90, 90))) == 1.0
+    assert np.min(wedge_mask((6, 8, 10), (-90, 90), edge=5.0)) == 1.0
+    assert np.min(wedge_mask((1, 16, 16))) == 1.0  # a slice has no frequency along the beam
 
 
 @pytest.mark.parametrize("edge", [0.0, 10.0])
 def test_no_frequency_along_the_beam_counts_as_measured(edge):
-    assert float(wedge_mask((6, 7, 8), (10, 60), edge=edge)[0].min()) == 1.0
-    assert float(wedge_mask((6, 7, 8), (10, 60), beam_axis="x", edge=edge)[..., 0].min()) == 1.0
+    assert np.min(np.asarray(wedge_mask((6, 7, 8), (10, 60), edge=edge))[0]) == 1.0
+    assert np.min(np.asarray(wedge_mask((6, 7, 8), (10, 60), beam_axis="x", edge=edge))[..., 0]) == 1.0
 
 
 @pytest.mark.parametrize("angle", [-60.0, -7.0, 35.0])
@@ -257,34 +261,30 @@ def test_a_range_that_is_traced_gives_the_same_mask_off_the_nyquist_planes(shape
 
 
 def test_wedge_is_a_pytree_that_jits_vmaps_and_traces_once(rng):
-    traces = []
-
-    @jax.jit
-    def apply(operator, v):
-        traces.append(1)
-        return operator(v)
-
-    v = jnp.asarray(rng.standard_normal((8, 7, 6)), jnp.float32)
-    masks = jnp.stack([wedge_mask((8, 7, 6), (-t, t)) for t in (40.0, 60.0)])
-    for mask in masks:
-        np.testing.assert_allclose(apply(Wedge(mask), v), Wedge(mask)(v), atol=1e-6)
-    assert len(traces) == 1
-    both = jax.vmap(lambda w: w(v))(Wedge(masks))
-    np.testing.assert_allclose(both[1], Wedge(masks[1])(v), atol=1e-6)
+    v = rng.standard_normal((6, 8, 7)).astype(np.float32)
+    masks = [np.asarray(wedge_mask((6, 8, 7), (-t, t))) for t in (40.0, 60.0)]
+    compiled = apply._cache_size()
+    apart = [np.asarray(apply(Wedge(mask), v)) for mask in masks]
+    assert apply._cache_size() == compiled + 1
+    np.testing.assert_allclose(Wedge(jnp.asarray(masks[0]))(v), apart[0], atol=1e-6)
+    together = jax.jit(jax.vmap(lambda w: w(v)))(Wedge(np.stack(masks)))
+    np.testing.assert_allclose(together, apart, atol=1e-6)
+    assert np.abs(apart[0] - apart[1]).max() > 0.1
     assert isinstance(Wedge(masks[0]), FourierDiagonal)
 
 
 def test_wedge_works_in_any_dimension_and_type(rng):
     for shape in ((9,), (6, 8), (3, 4, 5, 6)):
-        v = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-        np.testing.assert_allclose(Wedge(jnp.ones((*shape[:-1], shape[-1] // 2 + 1)))(v), v, atol=1e-6)
-    assert Wedge(wedge_mask((4, 4, 4)))(np.ones((4, 4, 4), np.int8)).dtype == jnp.float32
+        v = rng.standard_normal(shape).astype(np.float32)
+        whole = Wedge(np.ones((*shape[:-1], shape[-1] // 2 + 1), np.float32))
+        np.testing.assert_allclose(apply(whole, v), v, atol=1e-6)
+    assert apply(Wedge(wedge_mask((4, 4, 4))), np.ones((4, 4, 4), np.int8)).dtype == jnp.float32
 
 
 def test_the_gradient_of_a_wedge_is_itself(rng):
-    wedge = Wedge(wedge_mask((8, 7, 6), (-40, 60)))
-    u, v = (jnp.asarray(rng.standard_normal((8, 7, 6)), jnp.float32) for _ in range(2))
-    np.testing.assert_allclose(jax.jit(jax.grad(lambda x: jnp.sum(u * wedge(x))))(v), wedge(u), atol=1e-6)
+    wedge = Wedge(wedge_mask((6, 7, 8), (-40, 60)))
+    u, v = rng.standard_normal((2, 6, 7, 8)).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(jax.grad(lambda x: jnp.sum(u * wedge(x))))(v), apply(wedge, u), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 10), (6, 8), ()])

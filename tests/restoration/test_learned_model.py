@@ -17,24 +17,32 @@ from cryowgen_jax.restoration.learned_model import PriorWeights, model_of
 from cryowgen_jax.simulation import evaluate_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
-SHAPE, TILTS = (24, 28, 26), (-60.0, 50.0)
+SHAPE, TILTS = (24, 24, 24), (-60.0, 50.0)  # a cube, so that other axes need no other programs
 MASK = np.asarray(wedge_mask(SHAPE, TILTS))
 
 
 @functools.cache
 def untrained():
     """A small network whose answers are none in particular, but not those of zero weights either."""
-    network = prior_network(channels=2, levels=1)
-    leaves, structure = jax.tree.flatten(network)
+    return PriorWeights(jax.jit(shaken_network)(), {"channels": 2, "levels": 1})
+
+
+def shaken_network():
+    leaves, structure = jax.tree.flatten(prior_network(channels=2, levels=1))
     keys = jax.random.split(jax.random.key(3), len(leaves))
     noisy = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
-    return PriorWeights(jax.tree.unflatten(structure, noisy), {"channels": 2, "levels": 1})
+    return jax.tree.unflatten(structure, noisy)
+
+
+@functools.cache
+def simulated_halves():
+    sim = simulate_tomogram(SHAPE, TILTS, snr=0.3, seed=2)
+    return sim.half1, sim.half2
 
 
 @functools.cache
 def model():
-    sim = simulate_tomogram(SHAPE, TILTS, snr=0.3, seed=2)
-    return model_of(untrained(), (jnp.asarray(sim.half1), jnp.asarray(sim.half2)), MASK, Geometry(TILTS))
+    return model_of(untrained(), tuple(map(jnp.asarray, simulated_halves())), MASK, Geometry(TILTS))
 
 
 def whitened(volume):
@@ -57,15 +65,15 @@ def test_exponent_is_the_gaussian_that_was_described(rng):
 
 def test_drift_vanishes_at_the_mean():
     posterior = model().posterior(MASK)
-    drift = np.asarray(jax.jit(posterior.drift)(jnp.asarray(model().mean)))
-    away = np.asarray(jax.jit(posterior.drift)(jnp.asarray(model().mean * 1.1)))
+    drift_at = jax.jit(posterior.drift)
+    drift, away = (np.asarray(drift_at(jnp.asarray(z))) for z in (model().mean, 1.1 * model().mean))
     assert np.abs(drift).max() < 1e-2 * np.abs(away).max()
 
 
 def test_gaussian_part_is_positive_and_bounds_the_rest():
-    gaussian, remainder = split(model().posterior(MASK))
-    assert float(gaussian.precision.min()) > 0
-    low, high = (np.asarray(bound) for bound in remainder.spectral_curvature_bounds())
+    gaussian, remainder = jax.jit(split)(model().posterior(MASK))
+    assert np.min(gaussian.precision) > 0
+    low, high = map(np.asarray, jax.jit(lambda w: w.spectral_curvature_bounds())(remainder))
     assert np.all(np.maximum(np.abs(low), np.abs(high)) < np.asarray(gaussian.precision))
 
 
@@ -88,21 +96,15 @@ def test_starts_are_draws_of_the_posterior(rng):
     ],
 )
 def test_permuted_axes_give_the_permuted_answer(tilt_axis, beam_axis):
-    sim = simulate_tomogram((24, 24, 24), TILTS, snr=0.3, seed=2)
-    halves = [np.asarray(half) for half in (sim.half1, sim.half2)]
-    straight = model_of(untrained(), tuple(map(jnp.asarray, halves)), wedge24(), Geometry(TILTS))
+    halves, straight = simulated_halves(), model()
     geometry = Geometry(TILTS, tilt_axis, beam_axis)
     back = np.argsort(geometry.order)
     turned = tuple(jnp.asarray(half.transpose(back)) for half in halves)
-    mask = np.asarray(wedge_mask((24, 24, 24), TILTS, tilt_axis=tilt_axis, beam_axis=beam_axis))
+    mask = np.asarray(wedge_mask(SHAPE, TILTS, tilt_axis=tilt_axis, beam_axis=beam_axis))
     other = model_of(untrained(), turned, mask, geometry)
     scale = straight.mean.std()
     np.testing.assert_allclose(other.mean.transpose(geometry.order), straight.mean, atol=2e-3 * scale)
     np.testing.assert_allclose(other.precision.transpose(geometry.order), straight.precision, rtol=5e-3)
-
-
-def wedge24():
-    return np.asarray(wedge_mask((24, 24, 24), TILTS))
 
 
 def test_weights_come_back_with_half_precision(tmp_path):

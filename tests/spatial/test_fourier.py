@@ -5,8 +5,7 @@ import pytest
 
 from cryowgen_jax.spatial import fourier
 
-SHAPES = [(7,), (6, 8), (4, 6, 8), (4, 6, 7)]
-SHAPES += [pytest.param(shape, marks=pytest.mark.slow) for shape in ((8,), (5, 7), (5, 7, 9))]
+SHAPES = [(8,), (7,), (5, 8), (4, 6, 8), (5, 6, 7)]
 
 
 def plain_filter(volume, transfer):
@@ -26,31 +25,38 @@ def test_filter_and_its_gradients_are_those_of_the_formula(rng, shape):
     volume, transfer = random_pair(rng, shape)
     target = jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
-    def loss(filter_function):
-        return lambda v, t: jnp.sum((filter_function(v, t) - target) ** 2) + jnp.sum(filter_function(v, t) ** 4)
+    def filtered_and_slopes(filter_function):
+        def loss(v, t):
+            filtered = filter_function(v, t)
+            return jnp.sum((filtered - target) ** 2) + jnp.sum(filtered**4), filtered
 
-    np.testing.assert_allclose(fourier.filter_volume(volume, transfer), plain_filter(volume, transfer), atol=2e-6)
-    ours = jax.jit(jax.grad(loss(fourier.filter_volume), argnums=(0, 1)))(volume, transfer)
-    theirs = jax.jit(jax.grad(loss(plain_filter), argnums=(0, 1)))(volume, transfer)
-    for a, b in zip(ours, theirs, strict=True):
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)
+
+    @jax.jit
+    def both(v, t):
+        return [filtered_and_slopes(function)(v, t) for function in (fourier.filter_volume, plain_filter)]
+
+    (our_slopes, ours), (their_slopes, theirs) = both(volume, transfer)
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    for a, b in zip(our_slopes, their_slopes, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4)
 
 
 def test_filter_works_under_jit_and_vmap(rng):
     volume, transfer = random_pair(rng, (5, 6, 8))
-    stack = jnp.stack([volume, 2 * volume])
+    stack = np.stack([volume, 2 * np.asarray(volume)])
     batched = jax.jit(jax.vmap(fourier.filter_volume, in_axes=(0, None)))(stack, transfer)
-    np.testing.assert_allclose(batched[1], 2 * fourier.filter_volume(volume, transfer), atol=1e-6)
+    np.testing.assert_allclose(batched[1], 2 * np.asarray(fourier.filter_volume(volume, transfer)), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_parseval_needs_the_multiplicity(rng, shape):
-    a, b = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for _ in range(2))
-    got = float(fourier.inner(fourier.rfftn(a), fourier.rfftn(b), shape))
-    expected = float(np.sum(np.asarray(a, np.float64) * np.asarray(b)))
-    assert got == pytest.approx(expected, abs=1e-4 * np.prod(shape) ** 0.5)
-    unweighted = float(jnp.sum(jnp.abs(fourier.rfftn(a)) ** 2))
-    assert abs(unweighted - float(jnp.sum(a**2))) > 0.1 * float(jnp.sum(a**2))
+    a, b = rng.standard_normal((2, *shape)).astype(np.float32)
+    got = jax.jit(lambda a, b: fourier.inner(fourier.rfftn(a), fourier.rfftn(b), shape))(a, b)
+    expected = np.sum(a * b, dtype=float)
+    assert float(got) == pytest.approx(expected, abs=1e-4 * np.prod(shape) ** 0.5)
+    unweighted = np.sum(np.abs(np.fft.rfftn(a, norm="ortho")) ** 2)
+    assert abs(unweighted - np.sum(a**2)) > 0.1 * np.sum(a**2)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -61,9 +67,9 @@ def test_multiplicities_sum_to_the_number_of_voxels(shape):
 @pytest.mark.parametrize("shape", [(6, 5, 8), (5, 6, 7)])
 def test_transforms_are_unitary_inverses(rng, shape):
     volume, _ = random_pair(rng, shape)
-    np.testing.assert_allclose(fourier.irfftn(fourier.rfftn(volume), shape), volume, atol=1e-6)
-    constant = fourier.rfftn(jnp.ones(shape))
-    assert float(jnp.real(constant[0, 0, 0])) == pytest.approx(np.sqrt(np.prod(shape)), rel=1e-6)
+    there, back = jax.jit(lambda v: (fourier.rfftn(v), fourier.irfftn(fourier.rfftn(v), shape)))(volume)
+    np.testing.assert_allclose(there, np.fft.rfftn(volume, norm="ortho"), atol=1e-5)
+    np.testing.assert_allclose(back, volume, atol=1e-6)
 
 
 def test_shells_cover_everything_but_the_zero_frequency(rng):
