@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cryowgen_jax.chains import streaming
-from cryowgen_jax.chains.diagnostics import diagnose, effective_sample_size, split_r_hat, words
+from cryowgen_jax.chains.diagnostics import diagnose, effective_sample_size, split_r_hat, virial_residual, words
 from cryowgen_jax.chains.summaries import coordinate_summary, shell_summary
 from tests import oracles
 
@@ -221,3 +221,10 @@ def test_coordinate_summary_takes_all_coordinates_or_256_of_them(rng):
     chosen, again = (coordinate_summary((10, 100))(jnp.asarray(numbers, jnp.float32)) for _ in range(2))
     assert len(np.unique(chosen)) == 256
     np.testing.assert_array_equal(chosen, again)
+
+
+def test_the_residual_of_the_virial_is_its_mean_plus_one(rng):
+    virials = rng.normal(-1.2, 0.3, (4, 100, 3)).astype(np.float32)
+    residual, error = virial_residual(jnp.asarray(virials))
+    np.testing.assert_allclose(residual, virials.mean(axis=(0, 1)) + 1, atol=1e-5)
+    np.testing.assert_allclose(error, 0.3 / np.sqrt(400), rtol=0.5)
