@@ -427,7 +427,7 @@ def beads(strength):
 @functools.cache
 def odd_tomograms():
     sim = tomogram()
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(0)
     full = blurred_noise(1.5)
     return {
         "pure noise": through_wedge(rng.standard_normal(SHAPE)),
@@ -484,7 +484,10 @@ def test_a_map_in_vacuum_without_noise_keeps_what_was_measured(rng):
 
 
 def test_pure_noise_is_not_made_into_particles():
-    noise, result = odd_tomograms()["pure noise"], restored("pure noise")
+    shape = (28, 40, 36)
+    noise = np.random.default_rng(0).standard_normal(shape)
+    noise = through_wedge(noise, np.asarray(wedge_mask(shape, TILTS)))
+    result = restore(noise, TILTS, **QUICK)
     assert result.report.envelope.mean() < 0.1
     assert result.mean.std() < 0.2 * noise.std()
 
