@@ -20,7 +20,13 @@ from cryowgen_jax import platform
 
 jax.config.update("jax_numpy_rank_promotion", "warn")
 
+LONGEST = ("test_experiments", "test_benchmarks")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end no worker of several is left alone with one of them."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,7 @@ from cryowgen_jax.restoration import AdaptationProgress
 from cryowgen_jax.restoration.adapt import LEARNING
 
 SECONDS_BETWEEN_LINES = 10.0
-APART = ("estimating the model", LEARNING)  # phases that are no chains' and stages of their own
+APART = ("estimating the model", LEARNING)  # phases other than sampling, each shown as a stage of its own
 
 
 def terminal() -> Console:

@@ -30,7 +30,7 @@ def load_weights(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, objec
     Raises
     ------
     InputError
-        Where there is no such file, or it is none of ours.
+        Where there is no such file, or another program wrote it.
     """
     path = pathlib.Path(path)
     if not path.is_file():
