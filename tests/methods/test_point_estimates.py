@@ -75,8 +75,7 @@ def test_a_point_estimate_is_a_family_of_one_without_spread(key):
     assert not np.any(family.std)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [5, 7])
+@pytest.mark.parametrize("seed", [5, pytest.param(7, marks=pytest.mark.slow)])
 def test_several_starts_find_the_highest_mode(key, seed):
     problem = Problem("mixture", seed)
     family = cg.cryogen_map(key, problem.posterior, num_starts=8)
