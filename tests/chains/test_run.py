@@ -248,6 +248,14 @@ def test_a_checkpoint_of_another_run_is_refused(key, tmp_path):
         cg.sample(key, target, checkpoint=tmp_path, **(RUN | {"num_chains": 2}))
 
 
+def test_a_checkpoint_of_another_sampler_is_refused(key, tmp_path):
+    """Even of one whose states are alike."""
+    target, few = problem(SMALL), {"num_chains": 1, "num_steps": 2, "warmup": 0, "checkpoint": tmp_path}
+    cg.sample(key, target, sampler="kinetic", **few)
+    with pytest.raises(InputError, match="is of sampler 'kinetic', not of 'kinetic_unadjusted'"):
+        cg.sample(key, target, sampler="kinetic_unadjusted", **few)
+
+
 def test_progress_is_told_in_order_and_printed(key, capsys):
     told = []
     cg.sample(key, problem(SMALL), progress=told.append, **RUN)

@@ -17,6 +17,7 @@ from cryowgen_jax.pytrees import as_pytree, bind
 from cryowgen_jax.types import Array, FourierDiagonal, LogDensityFn, PRNGKey
 
 AUTO = "auto"
+_GAUSSIAN = "nothing but the Gaussian part is left, and that is drawn exactly"
 _NO_START = "init=None: a log-density does not say where to start; give init, one position or one per chain"
 
 
@@ -74,8 +75,9 @@ def assemble(key: PRNGKey, given: Posterior | LogDensityFn, sampler: Any, exampl
         raise ValueError(f"sampler={sampler!r} is not known: give one of {_names()} or a BlackJAX algorithm")
     row = SAMPLERS[sampler]
     row.require(target)
-    is_gaussian = POSTERIOR in row.needs and target.witness is None
-    return Assembly(_exact_draws(target.gaussian) if is_gaussian else row.kernel(target), start, summary, reason)
+    if POSTERIOR in row.needs and target.witness is None:
+        return Assembly(_exact_draws(target.gaussian), start, summary, _GAUSSIAN)
+    return Assembly(row.kernel(target), start, summary, reason)
 
 
 def require_start(assembly: Assembly) -> Callable[[Array], Array]:
@@ -98,7 +100,7 @@ def _choose(target: Target) -> tuple[str, str]:
     if target.gaussian is None:
         return "mala", "a bare log-density says nothing of its structure"
     if target.witness is None:
-        return "kinetic", "nothing but the Gaussian part is left, and that is drawn exactly"
+        return "kinetic", _GAUSSIAN
     if potentials.is_stochastic(target.witness) and target.is_diagonal:
         return "stochastic", "the witness is random, so that nothing can be rejected; its noise is measured and removed"
     if not target.is_diagonal:
@@ -117,7 +119,7 @@ def _choose(target: Target) -> tuple[str, str]:
 
 def _exact_draws(gaussian: FourierGaussian) -> Kernel:
     move = _unchanging(samplers.independent(gaussian.draw))
-    return Kernel(move, jnp.ones(()), name="exact Gaussian draws", gradients_per_step=0)
+    return Kernel(move, jnp.ones(()), name="exact Gaussian draws", gradients_per_step=0, is_exact=True)
 
 
 def _ready_made(algorithm: Any) -> Kernel:

@@ -53,6 +53,8 @@ class Kernel:
         Largest step size that warm-up may take.
     gradients_per_step
         Gradients of the witness or log-density in one step.
+    is_exact
+        Whether steps are independent draws of the target, so that nothing has to be warmed up.
     ramps
         Whether the start of warm-up raises the power t of exp(t w) N(mu, C) from 0 to 1.
     """
@@ -66,6 +68,7 @@ class Kernel:
     target: float | None = dataclasses.field(default=None, metadata={"static": True})
     max_step_size: float = dataclasses.field(default=float("inf"), metadata={"static": True})
     gradients_per_step: int = dataclasses.field(default=1, metadata={"static": True})
+    is_exact: bool = dataclasses.field(default=False, metadata={"static": True})
     ramps: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def algorithm(self, step_size: Array, power: Array | float = 1.0) -> Any:

@@ -1,4 +1,8 @@
-"""The record of a run on disk: saving it, and going on from it."""
+"""The record of a run on disk: saving it, and going on from it.
+
+A checkpoint holds the chains (states, keys, moments, what warm-up has learned), the draws and summaries so far, and the
+sampler's name.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,14 @@ class Checkpoints:
         Of the whole run.
     num_summaries
         Number of summaries that are recorded at a time.
+    sampler
+        Name of the kernel.
     """
 
-    def __init__(self, folder: str | pathlib.Path | None, chunks: Sequence[Chunk], num_summaries: int) -> None:
-        self.folder, self.chunks, self.num_summaries = folder, tuple(chunks), num_summaries
+    def __init__(
+        self, folder: str | pathlib.Path | None, chunks: Sequence[Chunk], num_summaries: int, sampler: str
+    ) -> None:
+        self.folder, self.chunks, self.num_summaries, self.sampler = folder, tuple(chunks), num_summaries, sampler
         self._saved_chunks = 0
         self._saved_at = time.monotonic()
 
@@ -41,7 +49,8 @@ class Checkpoints:
         Raises
         ------
         InputError
-            Where the checkpoint is of a run with another key, other numbers or another kernel.
+            Where the checkpoint is of a run with another key, other numbers or another sampler. Its density may be
+            another one: the checkpoint does not hold it.
         """
         if self.folder is None:
             return fresh
@@ -52,6 +61,11 @@ class Checkpoints:
             return fresh
         self._saved_chunks, tree = found
         done = self.chunks[: self._saved_chunks]
+        if tree["sampler"] != self.sampler:
+            raise InputError(
+                f"the checkpoint in '{self.folder}' is of sampler {tree['sampler']!r}, not of {self.sampler!r}: repeat "
+                "the sampler of that run, or name another folder"
+            )
         self._require_same_run(fresh.chains, tree["chains"], done)
         blocks = sum(chunk.phase == SAMPLING for chunk in done)
         return RunRecord(
@@ -88,6 +102,7 @@ class Checkpoints:
         kept_missing = len(blocks) // self._group - len(record.kept_blocks)
         records_missing = len(blocks) - len(record.record_blocks)
         return {
+            "sampler": self.sampler,
             "chains": record.chains,
             "kept": np.stack([np.asarray(x) for x in record.kept_blocks] + [kept] * kept_missing),
             "records": np.stack([np.asarray(x) for x in record.record_blocks] + [records] * records_missing),

@@ -95,7 +95,7 @@ def run(
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(positions.shape[0]))
     chains = mapped(_start)(kernel, (keys, positions))
     num_summaries = jax.eval_shape(_summaries, kernel, summary, jax.tree.map(lambda x: x[0], chains.state)).shape[0]
-    checkpoints = Checkpoints(checkpoint, chunks, num_summaries)
+    checkpoints = Checkpoints(checkpoint, chunks, num_summaries, kernel.name)
     record = checkpoints.load(RunRecord(chains))
     if record.has_refitted:
         kernel = _refit(kernel, record.chains)

@@ -151,7 +151,8 @@ def sample(
     batch_size
         Most chains that a device vectorises at a time. Lower it where memory is short; it changes rounding only.
     checkpoint
-        Folder to save the run in, and to resume it from where it holds one.
+        Folder to save the run in, and to resume it from where it holds one. Key, numbers of steps and chains, and the
+        sampler's name have to be those of that run; whether the density is, is not checked.
     progress
         True prints a line after every chunk of steps; a function is called with a ``Progress``.
 
@@ -183,7 +184,7 @@ def sample(
         jax.random.fold_in(key, PILOT_STEP), posterior, sampler, None if positions is None else positions[0]
     )
     if warmup is None:
-        warmup = 0 if assembly.kernel.gradients_per_step == 0 else max(1, num_steps // 4)
+        warmup = 0 if assembly.kernel.is_exact else max(1, num_steps // 4)
     if positions is None:
         start_of = require_start(assembly)
         start_key = jax.random.fold_in(key, START_STEP)

@@ -1,6 +1,8 @@
 """The samplers that ``cg.sample`` knows by name, one row each.
 
-A new one is a file in ``samplers`` that ends with its ``Recipe``, and a row of ``SAMPLERS`` here.
+A new one is a file in ``samplers`` that ends with its ``Recipe``, and a row of ``SAMPLERS`` here; its name goes into
+the docstring of ``cg.sample`` and into docs/samplers.md, where tests look for it. A ``Recipe`` with ``quality`` needs a
+posterior, whose Gaussian part gives the number of voxels.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class Chunk(NamedTuple):
     phase
         One of the five above.
     kept, records, stride
-        A summary is recorded every ``stride`` steps, and a position kept after ``records`` summaries, ``kept`` times;
-        with ``kept`` = 0 neither, in ``stride`` steps.
+        A summary is recorded every ``stride`` steps, and a position kept after ``records`` summaries, ``kept`` times.
+        With ``kept`` = 0 (and ``records`` = 1) neither is, in ``stride`` steps.
     group
         Of so many sampling chunks only the last one's positions are kept: they share one draw.
     ramp

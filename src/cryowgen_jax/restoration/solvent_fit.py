@@ -201,7 +201,10 @@ def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventMo
 def without_middle(
     mask: np.ndarray, shape: tuple[int, ...], geometry: Geometry, settings: SolventSettings = SETTINGS
 ) -> np.ndarray:
-    """``mask`` of a blind model: without the tilts in the middle of the range, a second wedge across the first."""
+    """``mask`` of a blind model: without tilts near the middle of the range, a second wedge across the first.
+
+    It is hidden as far as that wedge can turn: of a range that lies on one side of 0 the tilts next to 0, or none.
+    """
     low, high = geometry.tilt_range
     hidden = min(settings.hidden * (180 - (high - low)), settings.most_hidden * (high - low))
     middle = float(np.clip((low + high) / 2, -hidden / 2, hidden / 2))  # a range of tilts is one within +-90

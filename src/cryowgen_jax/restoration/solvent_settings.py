@@ -1,4 +1,4 @@
-"""What the solvent model and its fit take as given: every constant, its unit, and what it was chosen on."""
+"""What the solvent model and its fit take as given: the constants that were chosen, their units, and on what."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ Pair = tuple[float, float]
 class SolventSettings:
     """Constants of the solvent model.
 
-    A pair holds the value for tomograms and the value for maps without noise; :func:`between` interpolates. Lengths are
-    in voxels, frequencies in cycles per voxel. "sd" is the standard deviation of the blurred solvent.
+    A pair holds the value for tomograms and the value for maps without noise; :func:`between` interpolates, and of
+    ``rounds`` one or the other is taken. Lengths are in voxels, frequencies in cycles per voxel. "sd" is the standard
+    deviation of the blurred solvent.
 
     What they were chosen on: *tomograms* are ten with known truth, those of the tables in ``experiments/`` among them;
     *spread* is some thirty such tomograms; *maps* are the maps of ``experiments/restoration_quality/clean_maps.py``, as
