@@ -256,6 +256,11 @@ def test_a_checkpoint_of_another_sampler_is_refused(key, tmp_path):
         cg.sample(key, target, sampler="kinetic_unadjusted", **few)
 
 
+def test_a_traced_run_is_not_saved(key, tmp_path):
+    with pytest.raises(InputError, match="leave out checkpoint"):
+        jax.jit(lambda k: cg.sample(k, problem(SMALL), checkpoint=tmp_path, **RUN).mean)(key)
+
+
 def test_progress_is_told_in_order_and_printed(key, capsys):
     told = []
     cg.sample(key, problem(SMALL), progress=told.append, **RUN)

@@ -139,10 +139,10 @@ def test_volumes_of_other_shape(files, tmp_path, option):
 OPTIONS = {
     "method": (["--method", "cryowgen"], ["cryowgen_langevin", "cryowgen_mc"]),
     "samples": (["--samples", "1"], ["--samples", "1", "x>=2"]),
-    "steps": (["--steps", "0"], ["--steps", "x>=1"]),
-    "warm-up": (["--warmup", "-1"], ["--warmup", "x>=0"]),
+    "steps": (["--steps", "0"], ["--steps", "1<=x<="]),
+    "warm-up": (["--warmup", "-1"], ["--warmup", "0<=x<="]),
     "seed": (["--seed", "many"], ["--seed", "'many'"]),
-    "voxel size": (["--voxel-size", "0"], ["'0' is not a voxel size", "positive number of angstrom"]),
+    "voxel size": (["--voxel-size", "0"], ["'0' is not a voxel size", "0.01 to 10000 angstrom"]),
     "contrast": (["--contrast", "black"], ["auto", "bright", "dark"]),
     "axis": (["--tilt-axis", "w"], ["'x', 'y', 'z'"]),
     "tile": (["--tile", "64", "64", "32"], ["--tile", "32", "x>=64"]),

@@ -251,6 +251,13 @@ class TestOptions:
         assert jax.random.key_data(options["key"]).tolist() == jax.random.key_data(jax.random.key(8)).tolist()
         assert options["tilt_angles"].tolist() == [float(line) for line in files.tilts.read_text().split()]
 
+    @pytest.mark.parametrize(
+        ("option", "value"), [("--seed", 2**63), ("--steps", 10**12), ("--warmup", 10**12), ("--voxel-size", 1e-300)]
+    )
+    def test_numbers_too_large_or_small_are_refused(self, files, tmp_path, option, value):
+        assert option in refused("restore", files.half1, *RANGE, "-o", tmp_path / "out", option, value)
+        assert contents(tmp_path) == []
+
     def test_weights_reach_the_library_and_voxels_of_another_size_are_noted(self, files, tmp_path, monkeypatch):
         called = []
 
@@ -382,6 +389,26 @@ class TestResuming:
             (tmp_path / "out" / "settings.json").write_text(content)
             line = refused("restore", files.tomogram, *RANGE, "-o", tmp_path / "out", "--resume")
             assert "settings.json' is damaged: delete the folder" in line
+        (tmp_path / "out" / "settings.json").unlink()
+        (tmp_path / "out" / "run.json").write_text('{"settings": 5}')
+        line = refused("restore", files.tomogram, *RANGE, "-o", tmp_path / "out", "--resume")
+        assert "run.json' is damaged: delete the folder" in line
+
+    def test_a_folder_of_other_files_is_not_taken(self, files, tmp_path, no_work):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mean.mrc").write_text("precious")
+        line = refused("restore", files.tomogram, *RANGE, "-o", tmp_path / "out", "--resume")
+        assert "holds files but no run to go on with" in line
+        assert contents(tmp_path / "out") == ["mean.mrc"]
+
+    @pytest.mark.parametrize("trouble", [MemoryError(), OSError(errno.EIO, "I/O error", "tomo.mrc")])
+    def test_what_breaks_before_anything_is_computed_leaves_nothing(self, files, tmp_path, monkeypatch, trouble):
+        def broken(*_, **__):
+            raise trouble
+
+        monkeypatch.setattr(restore_command, "restore", broken)
+        assert cryowgen("restore", files.tomogram, *RANGE, "-o", tmp_path / "out").status == 2
+        assert not (tmp_path / "out").exists()
 
     def test_resume_of_nothing_starts(self, files, tmp_path, monkeypatch):
         stopping(monkeypatch, at=lambda now: True)

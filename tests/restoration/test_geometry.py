@@ -45,6 +45,7 @@ def test_order_puts_the_beam_first_and_the_tilt_axis_second(beam_axis, tilt_axis
     [
         ({"tilt_range": (60, -60)}, "reversed"),
         ({"tilt_range": (-95, 60)}, "between -90 and 90"),
+        ({"tilt_range": (-1.05, 1.05)}, "degrees, not radians"),
         ({"tilt_axis": "z"}, "axis"),
         ({"beam_axis": "w"}, "axis"),
         ({"tilt_angles": (-60, 20)}, "span -60 to 20 degrees and tilt_range is -60 to 60"),

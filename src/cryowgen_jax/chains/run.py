@@ -16,7 +16,7 @@ from cryowgen_jax.chains.kernel import Kernel
 from cryowgen_jax.chains.record import OK, Chain, ChunkOutcome, Progress, RunRecord
 from cryowgen_jax.chains.resumption import Checkpoints
 from cryowgen_jax.chains.schedule import SETTLING, TUNING, WARMUP, Chunk
-from cryowgen_jax.types import Array, PRNGKey, PyTree
+from cryowgen_jax.types import Array, InputError, PRNGKey, PyTree
 
 START_STEP = 2**31 - 1  # number of the key that starts a chain; those of its steps count from 0
 RESTART_STEP = START_STEP - 1  # of the key that starts it again with a refitted kernel
@@ -86,6 +86,10 @@ def run(
         Its ``status`` says whether the run went through.
     """
     if parallel.is_traced((key, kernel, positions)):
+        if checkpoint is not None:
+            raise InputError(
+                "a run that is traced (jit, vmap) cannot be saved: leave out checkpoint, or do not trace it"
+            )
         devices = (jax.local_devices() if devices is None else devices)[:1]
     layout = parallel.layout(positions.shape[0], positions[0].size, devices, batch_size)
 

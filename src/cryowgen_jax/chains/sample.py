@@ -152,7 +152,8 @@ def sample(
         Most chains that a device vectorises at a time. Lower it where memory is short; it changes rounding only.
     checkpoint
         Folder to save the run in, and to resume it from where it holds one. Key, numbers of steps and chains, and the
-        sampler's name have to be those of that run; whether the density is, is not checked.
+        sampler's name have to be those of that run. Whether density, start and a ready-made algorithm are, is not
+        checked.
     progress
         True prints a line after every chunk of steps; a function is called with a ``Progress``.
 

@@ -13,28 +13,30 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=pathlib.Path)
 AXIS = click.Choice(["x", "y", "z"])
+MOST_STEPS = 2**31 - 1  # a chain counts its steps in 32 bits
+LARGEST_SEED = 2**63 - 1  # of a JAX key
 
 
 class _Number(click.ParamType):
-    """A finite number, above a limit if there is one."""
+    """A finite number, above a limit and not beyond another if there are any."""
 
     name = "number"
 
-    def __init__(self, what: str, advice: str, above: float = -math.inf) -> None:
-        self._what, self._advice, self._above = what, advice, above
+    def __init__(self, what: str, advice: str, above: float = -math.inf, most: float = math.inf) -> None:
+        self._what, self._advice, self._above, self._most = what, advice, above, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
-        if not (math.isfinite(number) and number > self._above):
+        if not (math.isfinite(number) and self._above < number <= self._most):
             self.fail(f"{value!r} is not {self._what}: {self._advice}", param, ctx)
         return number
 
 
 DEGREES = _Number("an angle in degrees", "give the lowest and the highest tilt, as in --tilt-range -60 60")
-ANGSTROM = _Number("a voxel size", "give a positive number of angstrom, as in --voxel-size 10", above=0.0)
+ANGSTROM = _Number("a voxel size", "give 0.01 to 10000 angstrom, as in --voxel-size 10", above=0.00999, most=1e4)
 RATIO = _Number("a signal-to-noise ratio", "give a positive number, as in --snr 0.1", above=0.0)
 
 
@@ -57,4 +59,6 @@ RESUME = click.option("--resume", is_flag=True, help="Go on with an interrupted 
 
 def seed_option(help: str) -> Callable[[Command], Command]:
     """``--seed N``, 0 by default."""
-    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=help)
+    return click.option(
+        "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, metavar="N", help=help
+    )

@@ -19,6 +19,7 @@ from cryowgen_jax.cli.options import (
     BEAM_AXIS,
     CONTRAST,
     DEGREES,
+    MOST_STEPS,
     PATH,
     PERMISSIVE,
     RESUME,
@@ -86,7 +87,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
 )
 @click.option(
     "--steps",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_STEPS),
     default=NUM_STEPS,
     show_default=True,
     metavar="N",
@@ -94,7 +95,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
 )
 @click.option(
     "--warmup",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST_STEPS),
     default=WARMUP,
     show_default=True,
     metavar="N",

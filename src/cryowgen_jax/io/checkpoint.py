@@ -126,9 +126,11 @@ def _manager(folder: pathlib.Path, *, create: bool) -> Iterator[tuple[Any, Any]]
     """An orbax manager of the folder that keeps its log to itself, and orbax's module of arguments."""
     import orbax.checkpoint as ocp
 
-    logger = logging.getLogger("absl")  # orbax's; even what it then raises it logs first, with its traceback
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # orbax's; even what it then raises it logs first, with its traceback
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=_NUM_KEPT, enable_async_checkpointing=False, create=create, cleanup_tmp_directories=create
     )
@@ -136,7 +138,8 @@ def _manager(folder: pathlib.Path, *, create: bool) -> Iterator[tuple[Any, Any]]
         with ocp.CheckpointManager(folder, options=options) as manager:
             yield manager, ocp.args
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _system_failure(error: Exception) -> OSError | None:

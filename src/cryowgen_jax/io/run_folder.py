@@ -36,13 +36,24 @@ def described(files: Mapping[str, pathlib.Path | None]) -> dict[str, str | None]
 
 
 def is_complete(output: pathlib.Path, settings: Settings) -> bool:
-    """Whether the folder holds a finished run; ``InputError`` where it, or the run under way, had other settings."""
+    """Whether the folder holds a finished run.
+
+    Raises
+    ------
+    InputError
+        Where that run, or the one under way, had other settings, or the folder holds files and no run.
+    """
     for name in (RECORD, SETTINGS):
         path = output / name
         if path.is_file():
             before = _read(path)
-            require_same(output, before.get("settings", {}) if name == RECORD else before, settings)
+            before = before.get("settings", {}) if name == RECORD else before
+            if not isinstance(before, dict):
+                raise _damaged(path)
+            require_same(output, before, settings)
             return name == RECORD
+    if output.is_dir() and any(not entry.name.startswith(".") for entry in output.iterdir()):
+        raise InputError(f"'{output}' holds files but no run to go on with: name another folder, or leave out --resume")
     return False
 
 
@@ -59,12 +70,13 @@ def under_way(
     write_text_atomic(output / SETTINGS, json.dumps(settings, indent=2, allow_nan=False) + "\n")
     try:
         yield checkpoint
-    except InputError as error:
-        if [entry.name for entry in output.iterdir()] != [SETTINGS]:
+    except Exception as error:
+        if [entry.name for entry in output.iterdir()] == [SETTINGS]:
+            (output / SETTINGS).unlink()
+            if new:
+                output.rmdir()
+        elif isinstance(error, InputError):
             raise InputError(f"{error}; repeat the command with --resume to keep what was computed") from error
-        (output / SETTINGS).unlink()
-        if new:
-            output.rmdir()
         raise
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("repeat the command with --resume to go on from here") from stop
@@ -80,8 +92,12 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise InputError(f"'{path}' is damaged: delete the folder and start again, or name another one")
+        raise _damaged(path)
     return content
+
+
+def _damaged(path: pathlib.Path) -> InputError:
+    return InputError(f"'{path}' is damaged: delete the folder and start again, or name another one")
 
 
 def require_same(output: pathlib.Path, before: Settings, now: Settings) -> None:

@@ -15,6 +15,7 @@ from cryowgen_jax.types import InputError
 
 ANGLE_TOLERANCE = 1.0  # degrees between the outermost tilts and the range that was stated
 CONTRADICTION = 8.0  # degrees between a tilt limit that was stated and the one found in the spectrum
+LEAST_RANGE = 6.0  # degrees: a tomogram of less does not exist, and angles in radians span no more
 LEAST_COVERAGE = 0.1  # by a list of tilts: below it a coefficient counts as missing
 _ANY_SHAPE = (2, 2, 2)
 
@@ -47,6 +48,10 @@ class Geometry:
         wedge_mask(_ANY_SHAPE, self.tilt_range, tilt_axis=self.tilt_axis, beam_axis=self.beam_axis)
         low, high = (float(limit) for limit in self.tilt_range)
         object.__setattr__(self, "tilt_range", (low, high))
+        if high - low < LEAST_RANGE:
+            raise InputError(
+                f"tilt range {low:g} to {high:g} is narrower than {LEAST_RANGE:g}: give degrees, not radians"
+            )
         if self.tilt_angles is None:
             return
         wedge_mask_from_tilts(_ANY_SHAPE, self.tilt_angles, tilt_axis=self.tilt_axis, beam_axis=self.beam_axis)
@@ -69,7 +74,7 @@ class Geometry:
 
         Between the tilts of a list, what is hardly covered counts as missing.
         """
-        return _mask(self, shape)
+        return _mask(self, tuple(shape))
 
     def contradiction(self, found: WedgeReport) -> str | None:
         """Return a one-line warning where a tomogram's own spectrum contradicts this geometry, else None.

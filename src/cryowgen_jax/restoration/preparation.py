@@ -86,7 +86,9 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True, periodic: bool = Fals
     part = volume[region]
     if min(part.shape) < SMALLEST_AXIS:
         what = "tomogram" if part.shape == volume.shape else "tomogram inside its constant border"
-        raise InputError(f"{what} has shape {part.shape}: each axis needs at least {SMALLEST_AXIS} voxels")
+        raise InputError(
+            f"{what} has shape {part.shape}: each axis needs at least {SMALLEST_AXIS} voxels, give a larger part"
+        )
     level, spread = float(np.median(part)), float(part.std(dtype=np.float64))
     scale = spread if bright else -spread
     standard = (part - level) / scale
