@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import cryowgen_jax as cg
+from cryowgen_jax.chains import annealing
 from cryowgen_jax.operators import Wedge
-from cryowgen_jax.potentials import log_normaliser
+from cryowgen_jax.potentials import gaussian_part, log_normaliser
 from cryowgen_jax.types import InputError
 from tests import oracles
 from tests.chains.test_sample import BETA, LAM, SHAPE, Hidden, Problem, volume
@@ -92,6 +93,26 @@ def test_the_bracket_is_narrow_on_a_tomogram_s_worth_of_coefficients(key):
     estimate = cg.effective_potential(key, dataclasses.replace(posterior, witness=Hidden(witness)))
     assert float(estimate.upper - estimate.lower) < 0.005 * abs(exact)
     assert abs(float(estimate.value) - exact) < 0.001 * abs(exact)
+
+
+def test_particles_follow_the_power_of_the_rung_that_they_reach(key):
+    """With moves enough to forget where they came from: N(0, 1 / (1 + t g)) for w = -g z^2 / 2 and C = 1."""
+    size, curvature = 8, 6.0
+    witness = jax.tree_util.Partial(lambda z: -0.5 * curvature * jnp.sum(z**2))
+
+    @jax.jit
+    def end(key, up):
+        nowhere = jnp.zeros(size)
+        gaussian = gaussian_part(cg.Posterior(witness, Wedge(jnp.zeros(size // 2 + 1)), nowhere, nowhere, 1.0, 1.0))
+        ladder = annealing.Ladder(jnp.asarray([0.0, 0.3, 1.0]), jnp.full(3, 0.5), jnp.int32(2))
+        start = annealing.exact_states(key, witness, gaussian, 256)
+        return annealing.anneal(key, witness, gaussian, ladder, start, 16, up).states.position
+
+    for up, last, before in ((True, 1.0, 0.3), (False, 0.0, 0.3)):
+        draws = np.asarray(end(key, up), float)
+        here, there = (oracles.second_moment_scores(draws, 1 / (1 + t * curvature)) for t in (before, last))
+        assert np.max(np.abs(there)) < 4.5
+        assert np.min(np.abs(here)) > 4.5
 
 
 def test_the_normalised_form(key):

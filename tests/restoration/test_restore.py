@@ -9,7 +9,8 @@ from scipy.ndimage import gaussian_filter
 
 from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.potentials import QuadraticWitness
-from cryowgen_jax.restoration import restore
+from cryowgen_jax.restoration import cost, restore
+from cryowgen_jax.restoration.checks import check_options
 from cryowgen_jax.simulation import evaluate_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
@@ -399,6 +400,38 @@ def test_what_cannot_be_used_is_refused_in_one_line(case):
     with pytest.raises(InputError, match=word) as caught:
         restore(*arguments, **{**QUICK, **options})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("num_chains", "num_samples", "num_steps", "fits"),
+    [
+        (2, 8, 4, True),
+        (2, 9, 4, False),
+        (3, 5, 4, True),
+        (5, 5, 1, True),
+        (5, 6, 1, False),
+        (6, 5, 4, False),
+        (1, 4, 4, False),
+    ],
+)
+def test_chains_have_a_step_for_every_member_and_at_least_one_member_each(num_chains, num_samples, num_steps, fits):
+    arguments = ("cryowgen_langevin", "default", "auto", num_samples, num_steps, 0, None, num_chains)
+    if fits:
+        check_options(*arguments)
+    else:
+        with pytest.raises(InputError, match=f"num_chains={num_chains} of {num_steps} steps for {num_samples} samples"):
+            check_options(*arguments)
+
+
+def test_a_step_before_the_samples_is_thought_to_take_as_long_as_one_between_them(monkeypatch):
+    monkeypatch.setattr(cost, "_filter_seconds", lambda shape: 0.25)
+    monkeypatch.setattr(cost, "_available_memory", lambda: 2**40)
+
+    def seconds(num_steps, warmup):
+        return cost.estimate_cost(SHAPE, 4, num_steps, warmup).seconds
+
+    assert seconds(10, 30) == seconds(40, 0) == seconds(20, 20)
+    assert seconds(10, 30) - seconds(10, 10) == pytest.approx(cost.FILTERS_PER_STEP * 4 * 20 * 0.25)
 
 
 @SLOW

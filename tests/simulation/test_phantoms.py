@@ -195,6 +195,27 @@ def test_maps_are_crowded_without_touching(rng):
     assert alone.density.sum() == pytest.approx(0.5 * 6**3 * 1.5**3, rel=0.2)
 
 
+def fractions_of_a_voxel(density, rng):
+    """By how much distances between the middles of copies, however turned, differ from whole voxels."""
+    labels = crowded_maps((40, 40, 40), [density], rng, most=12).labels
+    copies = [np.argwhere(labels == number) for number in range(FIRST_PARTICLE_LABEL, labels.max() + 1)]
+    middles = np.array([voxels.mean(axis=0) for voxels in copies if voxels.min() > 0 and voxels.max() < 39])  # whole
+    assert len(middles) > 5
+    apart = middles - middles[0]
+    return np.abs(apart - np.round(apart)).max()
+
+
+@pytest.mark.parametrize("shape", [(7, 7, 7), (6, 6, 6), (7, 6, 9)])
+def test_the_centre_of_a_map_stays_the_centre_when_it_is_turned(rng, shape):
+    """Copies of a map that is symmetric about its centre are whole voxels apart."""
+    z, y, x = (np.arange(n) - (n - 1) / 2 for n in shape)
+    blob = np.exp(-0.3 * (z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)).astype(np.float32)
+    blob[blob < 0.2] = 0.0
+    assert fractions_of_a_voxel(blob, rng) < 1e-6
+    off_centre = np.pad(blob, ((0, 1), (0, 1), (0, 1)))
+    assert fractions_of_a_voxel(off_centre, rng) > 0.1
+
+
 def test_of_a_map_larger_than_the_box_a_part_is_seen(rng):
     large = np.zeros((30, 30, 30), np.float32)
     large[2:-2, 2:-2, 2:-2] = 1.0

@@ -11,6 +11,7 @@ import cryowgen_jax as cg
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import denoising_loss, descend, match_scores
 from cryowgen_jax.types import InputError
+from tests import oracles
 
 SIZE, VARIANCE, LEVEL = 4, 0.6, 0.5
 ADAM = optax.adam(optax.cosine_decay_schedule(0.05, 700))
@@ -51,6 +52,24 @@ def test_at_one_level_the_witness_is_the_log_density_of_noisy_samples(key, known
 def test_over_a_range_it_is_between_the_levels(key):
     found, _ = curvature(key, (0.1, 1.0))
     assert 1 / (VARIANCE + 1.0) < found < 1 / (VARIANCE + 0.01)
+
+
+def steep(slope, z):
+    return slope * jnp.sum(z)
+
+
+def test_logarithms_of_noise_levels_are_uniform(key):
+    """Of so steep a witness, which a step of 0 leaves as it is, the loss is 0.5 (slope sigma)^2, whatever the noise."""
+    low, high, slope = 0.05, 4.0, 1e5
+    start = jax.tree_util.Partial(steep, jnp.float32(slope))
+    found = match_scores(key, start, clean, (low, high), optimizer=optax.sgd(0.0), num_iterations=2000, batch_size=1)
+    levels = np.sqrt(2 * np.asarray(found.log["loss"], float)) / slope
+    place = np.log(levels / low) / np.log(high / low)
+    assert -1e-3 < place.min() < 0.01
+    assert 0.99 < place.max() < 1 + 1e-3
+    for power in (1, 2, 4):
+        assert abs(oracles.mean_scores(place**power, 1 / (power + 1))) < 4.5
+    assert abs(oracles.mean_scores((levels - low) / (high - low), 0.5)) > 4.5
 
 
 def test_loss_of_a_flat_witness_is_a_half(rng):

@@ -256,6 +256,29 @@ def test_draws_that_do_not_count_yet_are_left_out_unless_there_are_no_others(rng
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_chains_that_start_anew_count_visits_anew(key):
+    """From far away only chains that start anew come back; they have no weight until their second visit."""
+    negatives, far = LangevinNegatives(num_steps=1, num_chains=32, restart=0.5, visits_to_settle=2), 1e3
+
+    @jax.jit
+    def draw(key, visits):
+        posterior = gaussian_model(START).posterior(jnp.zeros(SIZE))
+        start = negatives.start_one(key, posterior)
+        away = start._replace(positions=jnp.full_like(start.positions, far), visits=visits)
+        return start.visits, *negatives.draw_one(key, posterior, away)
+
+    visits = np.full(32, 2)
+    for i in range(3):
+        first, found, state = draw(jax.random.fold_in(key, i), visits)
+        np.testing.assert_array_equal(first, 2)
+        anew = np.max(np.abs(found.samples), axis=1) < 0.5 * far
+        assert 0 < np.sum(anew) < 32
+        visits = np.where(anew, 1, visits + 1)
+        np.testing.assert_array_equal(state.visits, visits)
+        np.testing.assert_allclose(found.weights, (visits >= 2) / 32)
+    assert set(visits) > {1, 2}
+
+
 @pytest.mark.slow
 def test_lambda_and_beta_are_learned_from_data(key, rng):
     """No witness: 1/lambda + 1/beta is the variance of the data about the centre, and lambda is given."""
