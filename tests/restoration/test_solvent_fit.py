@@ -13,7 +13,8 @@ from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.solvent_settings import SETTINGS
 from cryowgen_jax.restoration.spectra import shells_of
 from cryowgen_jax.restoration.volume_model import NoiseRule
-from cryowgen_jax.simulation import simulate_tomogram
+from cryowgen_jax.simulation import crowded_maps, simulate_tomogram
+from cryowgen_jax.simulation.phantoms import draw, species
 from cryowgen_jax.spatial import fourier
 
 SHAPE = (24, 32, 28)
@@ -355,3 +356,37 @@ def test_the_family_spreads_by_about_what_it_misses_in_the_wedge(widened):
     """Without the widening (the negative control) by much less."""
     with_it, without = np.mean([spread_over_error((32, 48, 40), seed) for seed in (0, 1, 3)], axis=0)
     assert 0.8 < with_it < 1.25 if widened else without < 0.65
+
+
+@functools.cache
+def alone():
+    """One complex in vacuum behind the wedge, and two halves with little noise."""
+    rng = np.random.default_rng(2)
+    _, density = draw(species(rng, 1.0)[1], 1.0)
+    truth = crowded_maps(SHAPE, [density], rng, most=1).density
+    return truth, [through_wedge(truth + 0.1 * rng.normal(size=SHAPE)) for _ in range(2)]
+
+
+def in_wedge(volume):
+    """Correlation with the truth where nothing was measured."""
+    a, b = (np.where(MASK == 0, np.fft.rfftn(np.asarray(v, np.float64)), 0) for v in (volume, alone()[0]))
+    return float(np.sum(np.real(a * np.conj(b))) / np.sqrt(np.sum(np.abs(a) ** 2) * np.sum(np.abs(b) ** 2)))
+
+
+def test_halves_of_a_complex_in_vacuum_are_no_worse_than_their_mean():
+    """Empty space has no texture to measure deviations by: taken for a tomogram's, its streaks become particles."""
+    halves, _ = standardised(*alone()[1])
+    unaware = dataclasses.replace(SETTINGS, empty_share=(1e-9, 1e-10))
+
+    def fitted(*parts, settings=SETTINGS):
+        return solvent_fit.fit(parts, MASK, Geometry((-60.0, 60.0)), of_spread=False, settings=settings)
+
+    both, one, as_before = fitted(*halves), fitted(0.5 * (halves[0] + halves[1])), fitted(*halves, settings=unaware)
+    assert both.cleanness > 0.5 > as_before.cleanness
+    assert in_wedge(both.mean) > in_wedge(one.mean) - 0.01
+    assert in_wedge(both.mean) > in_wedge(as_before.mean) + 0.01
+
+
+def test_a_crowded_tomogram_of_halves_is_not_taken_for_vacuum():
+    halves, _ = standardised(tomogram().half1, tomogram().half2)
+    assert solvent_fit.fit(halves, MASK, Geometry((-60.0, 60.0)), of_spread=False).cleanness == 0

@@ -27,7 +27,7 @@ from cryowgen_jax.operators.wedge import AXES
 from cryowgen_jax.restoration import spectra
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.solvent_model import SolventModel
-from cryowgen_jax.restoration.solvent_settings import SETTINGS, SolventSettings, between
+from cryowgen_jax.restoration.solvent_settings import SETTINGS, Pair, SolventSettings, between
 from cryowgen_jax.restoration.spectra import Shells
 from cryowgen_jax.restoration.volume_model import NoiseRule
 from cryowgen_jax.spatial import fourier
@@ -272,7 +272,7 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
         total = shells.mean(fourier.power(model.observation))
         found = shells.mean(fourier.power(masked(model.observation))) / flat
         found[0] = found[1]
-        cleanness = _cleanness(found / np.maximum(total, 1e-30), shells, given)
+        cleanness = _cleanness(found / np.maximum(total, 1e-30), shells, given.clean_share, given.clean_band)
         found = _positive(np.minimum(shells.plateau(found), 0.98 * total))
         share = between(given.solvent_share, cleanness)
         noise = (1 - share) * found
@@ -286,6 +286,8 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
         solvent = np.maximum(cross, 0.5 * total / np.sqrt(np.maximum(shells.count * flat, 1)))
         solvent[0] = solvent[1]
         solvent = _positive(shells.plateau(np.minimum(solvent, signal)))
+        if model.noise_rule is NoiseRule.HALVES:
+            cleanness = _cleanness(solvent / signal, shells, given.empty_share, given.clean_band)
     filled = max(float(np.mean((1 - model.envelope) ** 2)), 0.02)
     particle = np.maximum((signal - flat * solvent) / filled, solvent)
     particle[0] = particle[1]
@@ -297,9 +299,9 @@ def _with_moments(model: SolventModel, mean: np.ndarray) -> SolventModel:
     )
 
 
-def _cleanness(shares: np.ndarray, shells: Shells, settings: SolventSettings) -> float:
-    """From 0 to 1, on a logarithmic scale: how little of each shell's power is found in solvent."""
-    (low, high), (most, least) = settings.clean_band, settings.clean_share
+def _cleanness(shares: np.ndarray, shells: Shells, bounds: Pair, band: Pair) -> float:
+    """From 0 to 1, on a logarithmic scale between the bounds: how little of each shell's power is found in solvent."""
+    (low, high), (most, least) = band, bounds
     share = max(float(np.median(shares[(shells.frequency > low) & (shells.frequency < high)])), 1e-12)
     return float(np.clip(math.log(most / share) / math.log(most / least), 0, 1))
 
