@@ -111,7 +111,7 @@ def test_a_map_without_noise_is_told_from_coloured_noise(monkeypatch):
     assert model.noise_rule is NoiseRule.COLOURED
     assert model.cleanness == 1.0
     found = wedge_correlation(truth, mean)
-    monkeypatch.setattr(solvent_fit, "_cleanness", lambda shares, shells, settings: 0.0)
+    monkeypatch.setattr(solvent_fit, "_cleanness", lambda *_: 0.0)
     assert found > wedge_correlation(truth, ball_in_vacuum()[2]) + 0.02
 
 
