@@ -1,10 +1,11 @@
-"""The Flax code: convolution, witness, decoder, centre network, conditional prior, adapters. See ARCHITECTURE.md."""
+"""The Flax code: convolution, witness, decoder, centre, conditional prior, denoiser, adapters. See ARCHITECTURE.md."""
 
 from cryowgen_jax.models.adapters import NnxFunction, from_linen, from_nnx
 from cryowgen_jax.models.center import CenterNet, DataConsistent
 from cryowgen_jax.models.conv_witness import ConvWitness
 from cryowgen_jax.models.convolution import conv_general_dilated, convolve3
 from cryowgen_jax.models.decoder import Decoder
+from cryowgen_jax.models.denoiser import Denoiser, Sight, denoising_network
 from cryowgen_jax.models.prior_net import ConditionalPrior, PriorNet, prior_network
 
 __all__ = [
@@ -13,10 +14,13 @@ __all__ = [
     "ConvWitness",
     "DataConsistent",
     "Decoder",
+    "Denoiser",
     "NnxFunction",
     "PriorNet",
+    "Sight",
     "conv_general_dilated",
     "convolve3",
+    "denoising_network",
     "from_linen",
     "from_nnx",
     "prior_network",

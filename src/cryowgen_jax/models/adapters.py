@@ -23,9 +23,9 @@ class NnxFunction:
     variables: PyTree
     structure: Any = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, position: Any) -> Any:
-        """The module's answer to one argument."""
-        return nnx.merge(self.structure, self.variables)(position)
+    def __call__(self, *arguments: Any) -> Any:
+        """The module's answer."""
+        return nnx.merge(self.structure, self.variables)(*arguments)
 
 
 @jax.tree_util.register_dataclass

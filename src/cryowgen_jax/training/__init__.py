@@ -5,7 +5,9 @@ from cryowgen_jax.training.conditional_prior import Example, learn_prior, prior_
 from cryowgen_jax.training.consistency import Reobservation, learn_center
 from cryowgen_jax.training.denoising import denoising_loss, match_scores
 from cryowgen_jax.training.descent import Descent, TrainingProgress, descend
+from cryowgen_jax.training.diffusion import correction_loss, diffusion_loss
 from cryowgen_jax.training.negatives import LangevinNegatives, MonteCarloNegatives, Negatives, NegativeSampler
+from cryowgen_jax.training.scenes import Scenes
 from cryowgen_jax.training.semidual import Model, Training, objective, train
 from cryowgen_jax.training.specimens import Sighting, Specimens
 
@@ -20,12 +22,15 @@ __all__ = [
     "NegativeSampler",
     "Negatives",
     "Reobservation",
+    "Scenes",
     "Sighting",
     "Specimens",
     "Training",
     "TrainingProgress",
+    "correction_loss",
     "denoising_loss",
     "descend",
+    "diffusion_loss",
     "learn_center",
     "learn_map",
     "learn_prior",

@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,12 @@ from cryowgen_jax.models import prior_net as priors
 from cryowgen_jax.operators import traced_wedge_mask
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training import scenes
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
 from cryowgen_jax.types import Array, PRNGKey, PyTree
 
 LIKELIHOOD_SHARE = 0.2
+Loss = Callable[[Any, Any, PRNGKey], tuple[Array, Log]]
 _FLOOR = 1e-4  # of the signal's variance per coefficient, under P, N and S
 
 
@@ -94,14 +97,26 @@ def shell_means(power: Array, mask: Array, shape: tuple[int, ...]) -> Array:
     return (total / jnp.maximum(count, 1e-9))[index]
 
 
-def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], seen: Example) -> tuple[Array, Log]:
-    """The loss of one example, and its parts by name, with the correlation and spread over error in the wedge."""
-    shape = seen.truth.shape
-    told = priors.features(seen.spectrum, seen.noise, seen.signal, seen.tilt_range, shape)
+def prior_loss(
+    network: Callable[[priors.Features], priors.ConditionalPrior], seen: Example, key: PRNGKey | None = None
+) -> tuple[Array, Log]:
+    """The loss of one example, and its parts by name, with the correlation and spread over error in the wedge.
+
+    It needs no ``key``.
+    """
+    told = priors.features(seen.spectrum, seen.noise, seen.signal, seen.tilt_range, seen.truth.shape)
     prior = network(told)
+    return posterior_loss(seen, prior.center * told.scale, prior.log_variance, prior.log_gain)
+
+
+def posterior_loss(
+    seen: Example | scenes.Example, center: Array, log_variance: Array, log_gain: Array
+) -> tuple[Array, Log]:
+    """The loss of a prediction, zbar, log s^2 and log P / S at the knots, as in :func:`prior_loss`."""
+    shape = seen.truth.shape
     weight = np.broadcast_to(fourier.multiplicity(shape), seen.mask.shape)
-    power = priors.residual_power(prior.log_gain, seen.signal, seen.mask, shape) + _FLOOR
-    truth, guess = fourier.rfftn(seen.truth), fourier.rfftn(prior.center * told.scale)
+    power = priors.residual_power(log_gain, seen.signal, seen.mask, shape) + _FLOOR
+    truth, guess = fourier.rfftn(seen.truth), fourier.rfftn(center)
     off = guess - truth
     data = seen.mask / seen.noise
     variance = 1 / (1 / power + data)
@@ -115,7 +130,7 @@ def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], se
     passed = (1 - seen.mask) * priors.local_filter(shape)
     expected = jnp.sum(weight * passed**2 * power) / np.prod(shape)
     missing = jax.lax.stop_gradient(fourier.irfftn(passed * off, shape) ** 2 / expected)
-    local = jnp.mean(prior.log_variance + missing * jnp.exp(-prior.log_variance))
+    local = jnp.mean(log_variance + missing * jnp.exp(-log_variance))
     wedge = weight * (1 - seen.mask) * (fourier.radial_frequency(shape) < 0.25)
     cross = jnp.sum(wedge * jnp.real(truth * jnp.conj(guess)))
     norm = jnp.sqrt(jnp.sum(wedge * jnp.abs(truth) ** 2) * jnp.sum(wedge * jnp.abs(guess) ** 2))
@@ -132,9 +147,10 @@ def prior_loss(network: Callable[[priors.Features], priors.ConditionalPrior], se
 
 def learn_prior(
     key: PRNGKey,
-    network: Callable[[priors.Features], priors.ConditionalPrior],
-    draw: Callable[[PRNGKey], Example],
+    network: Callable[..., Any],
+    draw: Callable[[PRNGKey], Any],
     *,
+    loss: Loss = prior_loss,
     optimizer: optax.GradientTransformation,
     num_iterations: int,
     batch_size: int = 4,
@@ -150,9 +166,12 @@ def learn_prior(
     key
         Iteration i depends on ``fold_in(key, i)``.
     network
-        Where to start: ``models.prior_network`` or ``from_nnx`` of a ``PriorNet``.
+        Where to start: ``models.prior_network`` or ``from_nnx`` of a ``PriorNet``; ``models.denoising_network``.
     draw
-        Key -> one example, such as ``Specimens``.
+        Key -> one example: ``Specimens``, or ``Scenes`` for a denoiser.
+    loss
+        (network, example, key) -> loss and what to log: :func:`prior_loss`; ``diffusion_loss`` or ``correction_loss``
+        for a denoiser.
     optimizer
         Optax transformation, such as :func:`warmed_adam`.
     batch_size
@@ -167,7 +186,7 @@ def learn_prior(
     """
     return descend(
         key,
-        _Step(as_pytree(draw), batch_size),
+        _Step(as_pytree(draw), loss, batch_size),
         as_pytree(network),
         (),
         optimizer=optimizer,
@@ -195,14 +214,17 @@ def warmed_adam(rate: float, num_iterations: int) -> optax.GradientTransformatio
 class _Step:
     """(key, network, ()) -> gradient of the loss, (), log; one example in memory at a time."""
 
-    draw: Callable[[PRNGKey], Example]
+    draw: Callable[[PRNGKey], Any]
+    loss: Loss = dataclasses.field(metadata={"static": True})
     batch_size: int = dataclasses.field(metadata={"static": True})
 
     def __call__(self, key: PRNGKey, network: PyTree, state: tuple[()]) -> tuple[PyTree, tuple[()], Log]:
         """One estimate of the gradient."""
 
         def one(key: PRNGKey) -> tuple[PyTree, Log]:
-            (_, log), slope = jax.value_and_grad(prior_loss, has_aux=True)(network, self.draw(key))
+            (_, log), slope = jax.value_and_grad(self.loss, has_aux=True)(
+                network, self.draw(key), jax.random.fold_in(key, 1)
+            )
             return slope, log
 
         each = jax.lax.map(one, jax.random.split(key, self.batch_size))

@@ -1,0 +1,210 @@
+r"""A denoiser that has seen the tomogram, and begins at what the solvent model makes of it.
+
+D(z, sigma) approximates the mean of a volume v given the tomogram and z = v + sigma * white noise. With m the solvent
+model's posterior mean and s = ``SPREAD``,
+
+.. math:: D(z, \sigma) = m + \frac{s^2}{t^2} (z - m)
+          + \frac{s \sigma}{t} \, F\!\left(\frac{z - m}{t}, \sigma, \ldots\right), \qquad t^2 = s^2 + \sigma^2
+
+(Karras et al., NeurIPS 2022, with the volume's mean taken off). For sigma = infinity, where z says nothing,
+D = m + s F: the posterior mean itself. F, a network whose last layer starts at zero, also sees the data, a Wiener
+estimate, m, the envelope, the spectra of noise and signal, and the tilt range. So the untrained D is the solvent
+model's mean, and what is larger than the network's receptive field is given.
+
+For sigma = infinity the network also says how wrong D is. With its P, the power of v - D per frequency, and e, the
+inverse of a relative variance per voxel, v is about Gaussian with mean D and precision
+
+.. math:: Q = F^{-1} W F\, \mathrm{diag}(e)\, F^{-1} W F + F^{-1} R F, \qquad W^2 = L^2 / P, \quad R = (1 - L^2) / P
+
+where L is a low-pass.
+
+Everything is in units of the signal's standard deviation, with beam z and tilt axis y.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cryowgen_jax.models.adapters import NnxFunction, from_nnx
+from cryowgen_jax.models.convolution import depth_to_space, double, halve, pad_to_multiple, space_to_depth
+from cryowgen_jax.models.layers import Convolution
+from cryowgen_jax.models.prior_net import KNOTS, LARGEST_VARIANCE, LEAST_VARIANCE
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array
+
+WIDTHS, PAIRS = (32, 64, 96), (1, 2, 2)
+SPREAD = 0.5  # s
+BANDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # cycles per voxel: the network gets noise and signal of each band
+NUM_CHANNELS, NUM_CONDITIONS = 5, 2 * (len(BANDS) - 1) + 4
+_EMBEDDED = 64
+_WEAK = 1e-3  # of the signal's variance: the network does not tell weaker noise from none
+_SMALL = 1e-4  # under a mean square of features
+_SECOND = 0.3  # initial gain of the convolution whose result is added
+
+
+class Sight(NamedTuple):
+    """What the network is shown of a tomogram.
+
+    Attributes
+    ----------
+    channels
+        (Z, Y, X, 4): data, Wiener estimate, solvent mean and envelope.
+    conditions
+        Noise and signal per band, tilt range; (14,).
+    scale
+        The unit: standard deviation of the signal.
+    """
+
+    channels: Array
+    conditions: Array
+    scale: Array
+
+    @property
+    def mean(self) -> Array:
+        """m, less its average."""
+        return self.channels[..., 2]
+
+
+class Denoised(NamedTuple):
+    """D (Z, Y, X), log of its relative error variance (Z, Y, X), log of P / S at the knots (measured, missing)."""
+
+    volume: Array
+    log_variance: Array
+    log_gain: Array
+
+
+class Denoiser(nnx.Module):
+    """(sight, z, sigma) -> D(z, sigma). Sigma 0 stands for infinity: z is then not looked at.
+
+    2^3 patches; on each of the grids, halved from one to the next, pairs of 3^3 convolutions whose result is added.
+    The features that enter a pair have mean square 1 and are scaled and shifted by functions of the conditions (Perez
+    et al., FiLM, AAAI 2018). Boxes are padded with zeros and cut back.
+
+    Parameters
+    ----------
+    widths
+        Features on each grid, the finest first.
+    pairs
+        Pairs of convolutions on each grid, on the way down and again on the way up.
+    rngs
+        Streams for the initial weights.
+    """
+
+    def __init__(self, widths: Sequence[int] = WIDTHS, pairs: Sequence[int] = PAIRS, *, rngs: nnx.Rngs) -> None:
+        zeros = nnx.initializers.zeros_init()
+        self.embedding = nnx.Linear(NUM_CONDITIONS, _EMBEDDED, rngs=rngs)
+        self.first = Convolution(8 * NUM_CHANNELS, widths[0], rngs=rngs)
+        self.down = nnx.List([_pairs(count, width, rngs) for count, width in zip(pairs, widths, strict=True)])
+        self.up = nnx.List([_pairs(count, width, rngs) for count, width in zip(pairs[:-1], widths[:-1], strict=True)])
+        steps = list(itertools.pairwise(widths))
+        self.coarser = nnx.List([nnx.Linear(fine, coarse, rngs=rngs) for fine, coarse in steps])
+        self.finer = nnx.List([nnx.Linear(coarse, fine, rngs=rngs) for fine, coarse in steps])
+        self.last = Convolution(widths[0], 16, rngs=rngs, silent=True)
+        self.gain = nnx.Linear(_EMBEDDED, 2 * len(KNOTS), kernel_init=zeros, rngs=rngs)
+
+    def __call__(self, sight: Sight, volume: Array, sigma: Array) -> Denoised:
+        """D, in units of ``sight.scale``, and how large its errors are where sigma is infinite."""
+        known = (sigma > 0).astype(jnp.float32)
+        given = jnp.where(sigma > 0, sigma, 1.0)
+        total = jnp.sqrt(given**2 + SPREAD**2)
+        off = known * (volume - sight.mean)
+        told = jnp.concatenate([sight.conditions, jnp.stack([known * jnp.log(given) / 2, known])])
+        channels = jnp.concatenate([sight.channels, (off / total)[..., None]], axis=-1)
+        conditions = jnp.tanh(self.embedding(told))
+        out = self._network(channels, conditions)
+        reach = jnp.where(sigma > 0, given * SPREAD / total, SPREAD)
+        middle, half = _range()
+        return Denoised(
+            sight.mean + (SPREAD / total) ** 2 * off + reach * out[..., 0],
+            middle + half * jnp.tanh((out[..., 1] - middle) / half),
+            self.gain(conditions).reshape(2, len(KNOTS)),
+        )
+
+    def _network(self, channels: Array, conditions: Array) -> Array:
+        z, y, x = channels.shape[:3]
+        padded = pad_to_multiple(channels, 2 ** len(self.down))
+        features, passed = self.first(space_to_depth(padded)), []
+        for i, pairs in enumerate(self.down):
+            if i:
+                features = self.coarser[i - 1](halve(features))
+            for pair in pairs:
+                features = pair(features, conditions)
+            passed.append(features)
+        for i in reversed(range(len(self.up))):
+            features = passed[i] + double(self.finer[i](features))
+            for pair in self.up[i]:
+                features = pair(features, conditions)
+        return depth_to_space(self.last(features))[:z, :y, :x]
+
+
+class _Pair(nnx.Module):
+    """Two convolutions whose result is added to what came in."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs) -> None:
+        self.first = Convolution(width, width, rngs=rngs)
+        self.second = Convolution(width, width, rngs=rngs)
+        self.second.kernel[...] *= _SECOND
+        self.film = nnx.Linear(_EMBEDDED, 2 * width, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+
+    def __call__(self, features: Array, conditions: Array) -> Array:
+        even = features * jax.lax.rsqrt(jnp.mean(features**2, axis=-1, keepdims=True) + _SMALL)
+        scale, shift = jnp.split(self.film(conditions)[None, None, None], 2, axis=-1)
+        return features + self.second(jax.nn.silu(self.first(even * (1 + scale) + shift)))
+
+
+def _pairs(count: int, width: int, rngs: nnx.Rngs) -> nnx.List:
+    return nnx.List([_Pair(width, rngs) for _ in range(count)])
+
+
+def _range() -> tuple[float, float]:
+    """Middle and half width of the log variance."""
+    low, high = np.log(LEAST_VARIANCE), np.log(LARGEST_VARIANCE)
+    return 0.5 * (low + high), 0.5 * (high - low)
+
+
+def denoising_network(widths: Sequence[int] = WIDTHS, pairs: Sequence[int] = PAIRS, *, seed: int = 0) -> NnxFunction:
+    """An untrained :class:`Denoiser` as a pytree callable."""
+    return from_nnx(Denoiser(widths, pairs, rngs=nnx.Rngs(seed)))
+
+
+def sight_of(spectrum: Array, mean: Array, envelope: Array, noise: Array, signal: Array, tilt_range: Array) -> Sight:
+    """What the network is shown of a tomogram.
+
+    Parameters
+    ----------
+    spectrum
+        y, the data's half spectrum, 0 where nothing was measured.
+    mean, envelope
+        Of the solvent model, (Z, Y, X).
+    noise, signal
+        N and S, one value per coefficient (S as if all orientations had been measured).
+    tilt_range
+        (lo, hi) in degrees.
+    """
+    shape = mean.shape
+    weight = np.broadcast_to(fourier.multiplicity(shape), fourier.spectrum_shape(shape))
+    variance = jnp.sum(signal * weight) / np.prod(shape)
+    scale = jnp.sqrt(variance)
+    data = fourier.irfftn(spectrum, shape)
+    wiener = fourier.irfftn(spectrum * signal / (signal + noise), shape) / scale
+    radius = fourier.radial_frequency(shape)
+    bands = []
+    for low, high in itertools.pairwise(BANDS):
+        inside = weight * ((radius >= low) & (radius < high))
+        inside = inside / max(inside.sum(), 1.0)
+        bands += [jnp.sum(inside * noise), jnp.sum(inside * signal)]
+    told = jnp.log10(jnp.stack(bands) / variance + _WEAK)
+    channels = (
+        (data - jnp.mean(data)) / (jnp.std(data) + _SMALL * scale),
+        wiener - jnp.mean(wiener),
+        (mean - jnp.mean(mean)) / scale,
+        envelope,
+    )
+    return Sight(jnp.stack(channels, axis=-1), jnp.concatenate([told, tilt_range / 60.0]), scale)

@@ -1,0 +1,46 @@
+r"""Losses of a denoiser that has seen the tomogram (``models.denoiser``), for ``learn_prior`` on ``Scenes``.
+
+``diffusion_loss`` teaches D(z, sigma) at any noise sigma, infinity included:
+
+.. math:: \frac{s^2 + \sigma^2}{s^2 \sigma^2} \, |D(v + \sigma \xi, \sigma) - v|^2 / n, \qquad \xi \sim N(0, I)
+
+(Karras et al., NeurIPS 2022). Its minimum is the conditional mean, so that (D - z) / sigma^2 is the score of the
+posterior of v + sigma xi (Tweedie). It works on boxes cut from scenes. ``correction_loss`` is the loss of
+``conditional_prior`` for D at sigma = infinity and what the network says of its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax.models.denoiser import SPREAD, Denoised, Sight
+from cryowgen_jax.training.conditional_prior import posterior_loss
+from cryowgen_jax.training.descent import Log
+from cryowgen_jax.training.scenes import Example
+from cryowgen_jax.types import Array, PRNGKey
+
+SIGMAS, UNKNOWN_SHARE = (0.03, 3.0), 0.5  # uniform in the logarithm; how often sigma is infinite
+
+Network = Callable[[Sight, Array, Array], Denoised]
+
+
+def diffusion_loss(network: Network, seen: Example, key: PRNGKey) -> tuple[Array, Log]:
+    """The loss of one example at one random sigma."""
+    level_key, unknown_key, noise_key = jax.random.split(key, 3)
+    low, high = np.log(SIGMAS)
+    unknown = jax.random.bernoulli(unknown_key, UNKNOWN_SHARE)
+    sigma = jnp.where(unknown, 0.0, jnp.exp(jax.random.uniform(level_key, minval=low, maxval=high)))
+    noisy = seen.truth + sigma * jax.random.normal(noise_key, seen.truth.shape)
+    error = jnp.mean((network(seen.sight, noisy, sigma).volume - seen.truth) ** 2)
+    weight = 1 / SPREAD**2 + jnp.where(unknown, 0.0, 1 / jnp.where(unknown, 1.0, sigma) ** 2)
+    return weight * error, {"loss": weight * error}
+
+
+def correction_loss(network: Network, seen: Example, key: PRNGKey | None = None) -> tuple[Array, Log]:
+    """The loss of one whole example, and its parts by name, as ``prior_loss``; it needs no ``key``."""
+    said = network(seen.sight, jnp.zeros(seen.truth.shape), jnp.zeros(()))
+    return posterior_loss(seen, said.volume, said.log_variance, said.log_gain)

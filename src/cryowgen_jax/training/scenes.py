@@ -1,0 +1,121 @@
+"""Scenes to learn a denoiser from: known volumes, observations of them, and what the solvent model makes of those."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cryowgen_jax.models.denoiser import Sight, sight_of
+from cryowgen_jax.operators import traced_wedge_mask
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.types import Array, PRNGKey
+
+_FLOOR = 1e-4  # of the signal's variance per coefficient, under N and S
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One volume, in units in which the signal's variance is 1, and what is known of it.
+
+    Attributes
+    ----------
+    truth
+        v, less the average of the solvent mean; (Z, Y, X), or a box of it.
+    sight
+        What the network is shown, of the same box.
+    spectrum
+        y, the half spectrum of the observation of the whole.
+    noise, signal
+        Power N of the noise and S of the signal, per coefficient.
+    mask
+        M, rfftn layout.
+    """
+
+    truth: Array
+    sight: Sight
+    spectrum: Array
+    noise: Array
+    signal: Array
+    mask: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """Key -> one example: a scene, or a box of it, mirrored at random along each axis.
+
+    Parameters
+    ----------
+    truth, data, mean, envelope
+        (M, Z, Y, X): volumes, observations that are 0 in the wedge, and the solvent model's mean and envelope; beam z
+        and tilt axis y, in one unit, any floating-point type.
+    noise, signal
+        (M, shells): the solvent model's spectra, in the shells of ``fourier.wide_shell_index``.
+    tilt_range
+        (M, 2), in degrees.
+    box
+        (Z, Y, X) of an example, whose corner has even coordinates; None for whole scenes.
+    """
+
+    truth: Array | np.ndarray
+    data: Array | np.ndarray
+    mean: Array | np.ndarray
+    envelope: Array | np.ndarray
+    noise: Array | np.ndarray
+    signal: Array | np.ndarray
+    tilt_range: Array | np.ndarray
+    box: tuple[int, int, int] | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __call__(self, key: PRNGKey) -> Example:
+        """One example."""
+        number_key, mirror_key, place_key = jax.random.split(key, 3)
+        number = jax.random.randint(number_key, (), 0, self.truth.shape[0])
+        mirrored = jax.random.bernoulli(mirror_key, shape=(3,))
+        truth, data, mean, envelope = (
+            _mirror(jnp.asarray(volumes)[number].astype(jnp.float32), mirrored)
+            for volumes in (self.truth, self.data, self.mean, self.envelope)
+        )
+        noise, signal, tilts = (jnp.asarray(rows)[number] for rows in (self.noise, self.signal, self.tilt_range))
+        tilts = jnp.where(mirrored[0] != mirrored[2], -tilts[::-1], tilts)  # a mirror across the beam reverses them
+        return self._cut(place_key, example(truth, data, mean, envelope, noise, signal, tilts))
+
+    def _cut(self, key: PRNGKey, whole: Example) -> Example:
+        if self.box is None:
+            return whole
+        room = np.subtract(whole.truth.shape, self.box) // 2
+        corner = 2 * jax.random.randint(key, (3,), 0, jnp.asarray(room + 1))
+        truth = jax.lax.dynamic_slice(whole.truth, corner, self.box)
+        channels = jax.lax.dynamic_slice(
+            whole.sight.channels, [*corner, 0], (*self.box, whole.sight.channels.shape[-1])
+        )
+        return dataclasses.replace(whole, truth=truth, sight=whole.sight._replace(channels=channels))
+
+
+def example(
+    truth: Array, data: Array, mean: Array, envelope: Array, noise: Array, signal: Array, tilt_range: Array
+) -> Example:
+    """One scene of :class:`Scenes` as an example."""
+    shape = truth.shape
+    index, _ = fourier.wide_shell_index(shape)
+    mask = traced_wedge_mask(shape, tilt_range)
+    spectrum = fourier.rfftn(data) * mask
+    sight = sight_of(spectrum, mean, envelope, noise[index], signal[index], tilt_range)
+    unit = sight.scale
+    return Example(
+        truth=(truth - jnp.mean(mean)) / unit,
+        sight=sight._replace(scale=jnp.ones(())),
+        spectrum=(spectrum / unit).at[0, 0, 0].add(-jnp.mean(mean) / unit * np.sqrt(np.prod(shape))),
+        noise=noise[index] / unit**2 + _FLOOR,
+        signal=signal[index] / unit**2 + _FLOOR,
+        mask=mask,
+    )
+
+
+def _mirror(volume: Array, mirrored: Array) -> Array:
+    for axis in range(3):
+        volume = jnp.where(mirrored[axis], jnp.flip(volume, axis), volume)
+    return volume

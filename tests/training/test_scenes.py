@@ -1,0 +1,154 @@
+"""Learning from scenes: examples are the scenes they come from, losses are their formulas, and the network learns."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cryowgen_jax.models import denoiser as networks
+from cryowgen_jax.models import denoising_network
+from cryowgen_jax.operators import wedge_mask
+from cryowgen_jax.restoration import solvent_fit
+from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.simulation import crowded_phantom
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training import Scenes, correction_loss, diffusion_loss, learn_prior
+from cryowgen_jax.training.conditional_prior import LIKELIHOOD_SHARE
+
+BOX, TILTS = (15, 21, 17), (-70.0, 40.0)  # odd: the wedge is not symmetric at Nyquist
+SHELLS = fourier.wide_shell_index(BOX)[1]
+draw = jax.jit(lambda scenes, key: scenes(key))
+
+
+@functools.cache
+def scenes(number=2):
+    """Noise behind a lopsided wedge, in a unit of its own."""
+    rng = np.random.default_rng(0)
+    mask = np.asarray(wedge_mask(BOX, TILTS))
+    truth = 3 + 5 * rng.normal(size=(number, *BOX))
+    data = np.stack([np.fft.irfftn(mask * np.fft.rfftn(volume), BOX, axes=(0, 1, 2)) for volume in truth])
+    return Scenes(
+        truth=truth.astype(np.float32),
+        data=data.astype(np.float32),
+        mean=(truth + rng.normal(size=truth.shape)).astype(np.float32),
+        envelope=rng.random(truth.shape).astype(np.float32),
+        noise=np.full((number, SHELLS), 50.0, np.float32),
+        signal=rng.uniform(20, 30, (number, SHELLS)).astype(np.float32),
+        tilt_range=np.tile(np.float32(TILTS), (number, 1)),
+    )
+
+
+def test_examples_are_scenes_mirrored_with_their_wedge():
+    """A mirror across the beam reverses the tilts: else the mask would cut off some of what was measured."""
+    made = [jax.tree.map(np.asarray, draw(scenes(), jax.random.key(i))) for i in range(12)]
+    for one in made:
+        truth, data = one.truth, np.fft.irfftn(one.spectrum, BOX, axes=(0, 1, 2), norm="ortho")
+        behind = np.fft.irfftn(one.mask * np.fft.rfftn(truth), BOX, axes=(0, 1, 2))
+        np.testing.assert_allclose(data, behind, atol=1e-4 * truth.std())
+        assert np.ptp(one.noise) == 0
+        assert one.noise[0, 0, 0] == pytest.approx(50 * np.var(truth) / np.var(scenes().truth), rel=0.1)
+    assert len({float(one.truth[0, 0, 0]) for one in made}) > 6
+    tilts = {tuple(np.round(60 * one.sight.conditions[-2:]).tolist()) for one in made}
+    assert tilts == {TILTS, (-TILTS[1], -TILTS[0])}
+
+
+def test_a_box_is_cut_at_one_place_from_truth_and_channels():
+    whole = dataclasses.replace(scenes(), mean=scenes().truth)
+    cut = draw(dataclasses.replace(whole, box=(8, 8, 10)), jax.random.key(3))
+    assert cut.truth.shape == (8, 8, 10)
+    np.testing.assert_allclose(cut.sight.mean, cut.truth, atol=1e-4)
+
+
+def test_diffusion_loss_of_the_exact_denoiser_is_one(key):
+    """Truth N(0, s^2 I) about the mean: the untrained denoiser is exact, and the weight makes its loss 1 everywhere."""
+    one = jax.tree.map(jnp.asarray, draw(scenes(1), key))
+
+    def loss(spread, key):
+        truth_key, loss_key = jax.random.split(key)
+        truth = one.sight.mean + spread * jax.random.normal(truth_key, BOX)
+        return diffusion_loss(denoising_network((2,), (0,)), dataclasses.replace(one, truth=truth), loss_key)[0]
+
+    keys = jax.random.split(key, 64)
+    exact, wrong = (np.asarray(jax.jit(jax.vmap(functools.partial(loss, s)))(keys)) for s in (networks.SPREAD, 1.0))
+    assert exact.mean() == pytest.approx(1, abs=4 * np.sqrt(2 / (64 * np.prod(BOX))))
+    assert wrong.mean() > 1.5
+
+
+def test_correction_loss_is_its_formula(key):
+    """In float64, for an untrained network: D is the solvent mean, P the signal, and all voxels err alike."""
+    one = draw(scenes(1), key)
+    _, log = jax.jit(lambda seen: correction_loss(denoising_network((2,), (0,)), seen))(one)
+    truth, guess = (np.fft.rfftn(np.asarray(v, np.float64), norm="ortho") for v in (one.truth, one.sight.mean))
+    power, noise = np.asarray(one.signal, np.float64) + 2e-4, np.asarray(one.noise, np.float64) + 1e-4
+    mask, weight = np.asarray(one.mask), np.broadcast_to(fourier.multiplicity(BOX), one.mask.shape)
+    variance = 1 / (1 / power + mask / noise)
+    error = variance * (guess / power + mask * np.asarray(one.spectrum) / noise) - truth
+    assert log["distance"] == pytest.approx(np.sum(weight * np.abs(error) ** 2) / np.prod(BOX), rel=1e-3)
+    shells = weight / (fourier.radial_frequency(BOX) + 0.04) ** 2
+    shells[0, 0, 0] = 0
+    terms = np.log(variance) + np.abs(error) ** 2 / variance
+    assert log["likelihood"] == pytest.approx(np.sum(shells * terms) / shells.sum(), rel=1e-3)
+    parts = log["distance"] + LIKELIHOOD_SHARE * (log["likelihood"] + log["local"])
+    assert log["loss"] == pytest.approx(float(parts), rel=1e-5)
+    missing = weight * (1 - mask) * (fourier.radial_frequency(BOX) < 0.25)
+    assert log["spread_over_error"] == pytest.approx(
+        np.sum(missing * power) / np.sum(missing * np.abs(guess - truth) ** 2), rel=1e-3
+    )
+
+
+def phantoms(rng, number, shape=(32, 40, 32)):
+    """Crowded phantoms as scenes."""
+    geometry, made = Geometry((-60.0, 60.0)), []
+    mask = geometry.mask(shape)
+    for _ in range(number):
+        truth = crowded_phantom(shape, rng, 10.0).density
+        truth = truth / truth.std()
+        halves = tuple(
+            fourier.irfftn(mask * fourier.rfftn(jnp.asarray(truth + 2 * rng.normal(size=shape), jnp.float32)), shape)
+            for _ in range(2)
+        )
+        model = solvent_fit.fit(halves, mask, geometry, of_spread=False)
+        made.append(
+            {
+                "truth": truth,
+                "data": 0.5 * (halves[0] + halves[1]),
+                "mean": model.mean,
+                "envelope": model.envelope,
+                "noise": model.noise,
+                "signal": model.signal,
+                "tilt_range": geometry.tilt_range,
+            }
+        )
+    return Scenes(**{name: np.stack([np.asarray(one[name], np.float32) for one in made]) for name in made[0]})
+
+
+@pytest.mark.slow
+@pytest.mark.computes
+def test_network_learns_to_correct_the_solvent_model(rng):
+    """A minute teaches a small network more than the solvent model knows, and how wrong it is."""
+    known, unseen = phantoms(rng, 6), phantoms(rng, 2)
+    start = denoising_network((12, 16), (1, 1))
+    parts = jax.jit(lambda network, k: correction_loss(network, unseen(k))[1])
+    noisy = jax.jit(lambda network, k: diffusion_loss(network, unseen(k), k)[0])
+
+    def taught(loss, num_iterations):
+        options = {"optimizer": optax.adam(1e-3), "batch_size": 2, "num_iterations": num_iterations}
+        result = learn_prior(jax.random.key(0), start, known, loss=loss, **options)
+        assert result.status == "ok"
+        return result.average
+
+    def means(network):
+        rows = [parts(network, jax.random.key(100 + i)) for i in range(4)]
+        mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        return mean | {"noisy": float(np.mean([noisy(network, jax.random.key(i)) for i in range(12)]))}
+
+    before, denoises, knows = means(start), means(taught(diffusion_loss, 80)), means(taught(correction_loss, 40))
+    assert before["wedge_correlation"] > 0.2, "untrained, it is the solvent model"
+    assert denoises["wedge_correlation"] > before["wedge_correlation"] + 0.01
+    assert denoises["noisy"] < 0.95 * before["noisy"]
+    assert knows["distance"] < 0.95 * before["distance"]
+    assert abs(np.log(knows["spread_over_error"])) < 0.5 * abs(np.log(before["spread_over_error"]))
