@@ -264,26 +264,30 @@ def test_cycles_are_caught():
 # Calls that have a place of their own --------------------------------------------------------------------------------
 
 NUMPY = ("numpy", "jax.numpy")
+METHODS_ON_DISK = {
+    *("open", "read_text", "write_text", "read_bytes", "write_bytes", "tofile"),
+    *("touch", "unlink", "rename", "mkdir", "rmdir"),
+}
 NAMES = {  # functions, and whatever comes from a package ("shutil.")
     "optimiser steps": {
-        *("optax.apply_updates", "optax.lbfgs", "optax.value_and_grad_from_state"),
+        *("optax.apply_updates", "optax.lbfgs", "optax.scale_by_lbfgs", "optax.value_and_grad_from_state"),
         *("scipy.optimize.", "jax.scipy.optimize.", "jaxopt.", "optimistix."),
     },
     "disk": {
-        *("shutil.", "tempfile.", "zipfile.", "tarfile.", "io.open"),
+        *("shutil.", "tempfile.", "zipfile.", "tarfile.", "gzip.", "bz2.", "lzma.", "io.open", "codecs.open"),
+        *("builtins.open", "numpy.lib.format.open_memmap"),
+        *(f"pathlib.Path.{name}" for name in (*METHODS_ON_DISK, "replace", "symlink_to")),
         *(f"os.{name}" for name in ("open", "remove", "unlink", "rename", "replace", "makedirs", "mkdir", "rmdir")),
+        *(f"os.{name}" for name in ("renames", "symlink", "link", "truncate", "removedirs")),
         *(f"{np}.{name}" for np in NUMPY for name in ("save", "savez", "savez_compressed", "savetxt")),
         *(f"{np}.{name}" for np in NUMPY for name in ("load", "loadtxt", "genfromtxt", "fromfile", "memmap")),
     },
     "angles": {
         *(f"math.{name}" for name in ("tan", "atan", "atan2", "degrees", "radians")),
+        *("jax.lax.tan", "jax.lax.atan2", "cmath.phase", *(f"{np}.angle" for np in NUMPY)),
         *(f"{np}.{name}" for np in NUMPY for name in ("tan", "arctan", "arctan2", "atan", "atan2")),
         *(f"{np}.{name}" for np in NUMPY for name in ("degrees", "radians", "deg2rad", "rad2deg")),
     },
-}
-METHODS_ON_DISK = {
-    *("open", "read_text", "write_text", "read_bytes", "write_bytes", "tofile"),
-    *("touch", "unlink", "rename", "mkdir", "rmdir"),
 }
 OWN_FILES = "importlib.resources.files"
 
@@ -330,7 +334,8 @@ def kinds(node: ast.AST, aliases: dict[str, str]) -> Iterator[tuple[str, ast.exp
         own_files = any(dotted(inner, aliases) == OWN_FILES for inner in ast.walk(node.func))
         if node.func.attr in METHODS_ON_DISK and not own_files:
             yield "disk", node.func
-        if node.func.attr == "update" and len(node.args) >= 2:
+        optax_s = {"updates", "params"} & {keyword.arg for keyword in node.keywords}
+        if node.func.attr == "update" and (len(node.args) >= 2 or optax_s):
             yield "optimiser steps", node.func
 
 
@@ -384,6 +389,18 @@ MISPLACED = {
         "from optax import adam\nu, s = adam(0.1).update(g, s)",
         ["optimiser steps: adam(0.1).update"],
     ),
+    "a step with keywords": (
+        "training.amortised",
+        "def f(o, g, s):\n    return o.update(updates=g, state=s)",
+        ["optimiser steps: o.update"],
+    ),
+    "a method by its class": (
+        "cli.results",
+        "import pathlib\npathlib.Path.write_text(path, text)",
+        ["disk: pathlib.Path.write_text"],
+    ),
+    "compressed": ("cli.results", "import gzip\ngzip.open(path, 'w')", ["disk: gzip.open"]),
+    "phases of complex numbers": ("samplers.pcnl", "import numpy as np\nnp.angle(z)", ["angles: np.angle"]),
     "apply_updates by another name": (
         "methods.point_estimates",
         "from optax import apply_updates as move\nmove(p, u)",
