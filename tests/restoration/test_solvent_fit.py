@@ -390,3 +390,18 @@ def test_halves_of_a_complex_in_vacuum_are_no_worse_than_their_mean():
 def test_a_crowded_tomogram_of_halves_is_not_taken_for_vacuum():
     halves, _ = standardised(tomogram().half1, tomogram().half2)
     assert solvent_fit.fit(halves, MASK, Geometry((-60.0, 60.0)), of_spread=False).cleanness == 0
+
+
+def test_a_blind_model_is_of_the_kind_of_the_whole_one(monkeypatch):
+    """What is hidden from it must not make a tomogram look like particles in vacuum."""
+    asked = []
+
+    def note(halves, mask, settings=SETTINGS):
+        asked.append(settings.empty_share)
+        return first_model(halves, mask, settings)
+
+    first_model = solvent_fit.first_model
+    monkeypatch.setattr(solvent_fit, "first_model", note)
+    for halves in ((tomogram().half1, tomogram().half2), alone()[1]):
+        solvent_fit.fit(standardised(*halves)[0], MASK, Geometry((-60.0, 60.0)))
+    assert asked == [SETTINGS.empty_share, solvent_fit.NEVER_EMPTY, SETTINGS.empty_share, SETTINGS.empty_share]

@@ -33,6 +33,8 @@ from cryowgen_jax.restoration.volume_model import NoiseRule
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
 
+NEVER_EMPTY = (1e-30, 1e-31)  # as empty_share
+
 
 def fit(
     halves: tuple[Array, ...],
@@ -82,7 +84,9 @@ def fit(
 
     model = settle(first, mask, told)
     if widened:
-        blind = settle(first_model(halves, seen, settings), seen, lambda step: told(rounds + min(step, rounds)))
+        # fewer data look emptier: a blind model is of the kind of the whole one
+        kind = settings if model.cleanness > 0 else dataclasses.replace(settings, empty_share=NEVER_EMPTY)
+        blind = settle(first_model(halves, seen, kind), seen, lambda step: told(rounds + min(step, rounds)))
         model = widen(model, mask, blind, seen)
         told(2 * rounds + 1)
     return model

@@ -50,7 +50,7 @@ class SolventSettings:
         on real tomograms (0.4 to 0.6) and maps (0.001 to 0.16).
     empty_share
         The same for two halves, of the signal's power: particles in vacuum. Chosen on four complexes alone in vacuum
-        (at most 0.02) and on simulated tomograms (0.07 to 0.25).
+        (0.005 to 0.02) and on simulated tomograms, small ones without texture among them (0.033 to 0.28).
     least_measured
         Share of the spectrum's power, the zero frequency left out, that the measured region must exceed: rounding.
     residual, final_residual, most_iterations
@@ -94,7 +94,7 @@ class SolventSettings:
     solvent_share: Pair = (0.2, 0.9)
     clean_share: Pair = (0.3, 0.1)
     clean_band: tuple[float, float] = (0.05, 0.25)
-    empty_share: Pair = (0.05, 0.02)
+    empty_share: Pair = (0.03, 0.015)
     least_measured: float = 1e-6
     residual: float = 1e-2
     final_residual: float = 1e-4
