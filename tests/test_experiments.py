@@ -1,5 +1,6 @@
 """The experiments run, their closed forms hold, and so do the conclusions of their READMEs."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 
 import cryowgen_jax as cg
+from cryowgen_jax.io import load_weights
 from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training import Scenes
 from tests import QUICK_TO_COMPILE, oracles
+from tests.training.test_scenes import scenes as scenes_of_noise
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 
@@ -529,3 +533,31 @@ def test_a_scene_is_a_tomogram_and_what_the_solvent_model_makes_of_it(shared_dat
     wedge = np.asarray(cg.wedge_mask(shape, (-60, 60))) == 0
     assert np.abs(np.fft.rfftn(scene.data))[wedge].max() < 1e-3 * np.abs(np.fft.rfftn(scene.data)).max()
     assert np.corrcoef(scene.truth.ravel(), scene.mean.ravel())[0, 1] > 0.5
+    other = scenes.make_scene(3, pools["train"], shape, fixed=False)
+    assert all(np.isfinite(volume).all() for volume in (other.truth, other.data, other.mean))
+
+
+@pytest.mark.slow
+def test_a_denoiser_is_trained_in_two_stages(tmp_path):
+    path, names = tmp_path / "scenes.npz", [field.name for field in dataclasses.fields(Scenes) if field.name != "box"]
+    np.savez(path, **{name: getattr(scenes_of_noise(), name) for name in names})
+
+    def train(output, *options):
+        command = [sys.executable, str(EXPERIMENTS / "learned_witness" / "train_denoiser.py"), "--scenes", str(path)]
+        command += ["--validation", str(path), "--output", str(tmp_path / output), "--iterations", "50"]
+        environment = os.environ | {"XLA_FLAGS": QUICK_TO_COMPILE}
+        sizes = ["--widths", "2", "3", "--pairs", "0", "1", "--batch", "1", "--box", "8", "8", "8"]
+        finished = subprocess.run([*command, *sizes, *options], capture_output=True, text=True, env=environment)
+        assert finished.returncode == 0, finished.stderr
+        return json.loads(finished.stdout.splitlines()[-1]), load_weights(tmp_path / output)
+
+    (before, (first, settings)) = train("first.safetensors")
+    after, (second, _) = train(
+        "second.safetensors", "--start", str(tmp_path / "first.safetensors"), "--loss", "correction"
+    )
+    assert after["loss"] < before["loss"]
+    assert settings["widths"] == [2, 3]
+    assert first.keys() == second.keys()
+    moved = [name for name in first if np.abs(first[name] - second[name]).max() > 0]
+    assert any("gain" in name for name in moved), "what the network says of its errors is learned in the second stage"
+    assert (tmp_path / "second.csv").read_text().startswith("iteration,")
