@@ -266,7 +266,9 @@ def test_pure_noise_is_nearly_all_solvent():
         ((-60, 60), "yz", (-15, 15)),
         ((-40, 60), "yz", (-10, 30)),
         ((-35, 50), "zx", (-9.5, 24.5)),  # 0.4 of the range is less than half of what is missing
-        ((-50, 80), "yz", (0, 25)),  # its middle is further from 0 than a range of tilts of this width can be
+        ((-50, 80), "yz", (2.5, 27.5)),
+        ((0, 60), "yz", (18, 42)),
+        ((-80, -30), "xy", (-65, -45)),
     ],
 )
 def test_a_blind_model_lacks_the_tilts_in_the_middle(tilts, axes, hidden):

@@ -205,17 +205,20 @@ def update(model: SolventModel, mean: np.ndarray, tightness: float) -> SolventMo
 def without_middle(
     mask: np.ndarray, shape: tuple[int, ...], geometry: Geometry, settings: SolventSettings = SETTINGS
 ) -> np.ndarray:
-    """``mask`` of a blind model: without tilts near the middle of the range, a second wedge across the first.
-
-    It is hidden as far as that wedge can turn: of a range that lies on one side of 0 the tilts next to 0, or none.
-    """
+    """``mask`` of a blind model: without the tilts in the middle of the range, a second wedge across the first."""
     low, high = geometry.tilt_range
     hidden = min(settings.hidden * (180 - (high - low)), settings.most_hidden * (high - low))
-    middle = float(np.clip((low + high) / 2, -hidden / 2, hidden / 2))  # a range of tilts is one within +-90
-    (third,) = {*AXES} - {geometry.tilt_axis, geometry.beam_axis}
+    middle, tilt, beam = (low + high) / 2, geometry.tilt_axis, geometry.beam_axis
+    if abs(middle) > hidden / 2:  # all of one sign: what is kept is no range within +-90 about another axis
+        span = (middle - hidden / 2, middle + hidden / 2)
+        blind = mask * (1 - np.asarray(wedge_mask(shape, span, tilt_axis=tilt, beam_axis=beam)))
+        across = tuple(0 if axis == AXES[beam] else slice(None) for axis in range(3))  # masks always hold this plane
+        blind[across] = mask[across]
+        return blind
+    (third,) = {*AXES} - {tilt, beam}
     # with the third axis for the beam, tilt a is 90 - a
     kept = (hidden / 2 - 90 - middle, 90 - hidden / 2 - middle)
-    return mask * np.asarray(wedge_mask(shape, kept, tilt_axis=geometry.tilt_axis, beam_axis=third))
+    return mask * np.asarray(wedge_mask(shape, kept, tilt_axis=tilt, beam_axis=third))
 
 
 def widen(model: SolventModel, mask: np.ndarray, blind: SolventModel, seen: np.ndarray) -> SolventModel:
