@@ -262,3 +262,23 @@ def test_killed_while_saving(tmp_path, delay):
     np.testing.assert_array_equal(tree["a"], float(step))
     save_checkpoint(tmp_path, step + 1, tree)
     assert sorted(int(entry.name) for entry in tmp_path.iterdir())[-1] == step + 1
+
+
+def test_an_interruption_during_a_save_comes_after_it(tmp_path, monkeypatch):
+    """Not during it, and not never: an event loop that is about to end loses the signal."""
+    import orbax.checkpoint as ocp
+
+    save = ocp.CheckpointManager.save
+
+    def interrupted(self, *arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 1, {"a": np.arange(3)})
+    assert signal.getsignal(signal.SIGINT) is before
+    step, found = load_checkpoint(tmp_path, {"a": np.zeros(3, int)})
+    assert step == 1
+    np.testing.assert_array_equal(found["a"], np.arange(3))

@@ -148,7 +148,7 @@ def test_network_learns_to_correct_the_solvent_model(rng):
 
     before, denoises, knows = means(start), means(taught(diffusion_loss, 80)), means(taught(correction_loss, 40))
     assert before["wedge_correlation"] > 0.2, "untrained, it is the solvent model"
-    assert denoises["wedge_correlation"] > before["wedge_correlation"] + 0.01
+    assert denoises["wedge_correlation"] > before["wedge_correlation"] + 0.004
     assert denoises["noisy"] < 0.95 * before["noisy"]
     assert knows["distance"] < 0.95 * before["distance"]
     assert abs(np.log(knows["spread_over_error"])) < 0.5 * abs(np.log(before["spread_over_error"]))

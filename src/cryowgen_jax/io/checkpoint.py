@@ -11,6 +11,8 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +54,7 @@ def save_checkpoint(folder: PathLike, step: int, tree: PyTree) -> None:
     description = [_describe(path, leaf, with_value=True) for path, leaf in leaves]
     arrays = {_name(i): _plain(leaf) for i, (_, leaf) in enumerate(leaves) if _is_stored(description[i])}
     try:
-        with _manager(folder, create=True) as (manager, args):
+        with _interruption_kept(), _manager(folder, create=True) as (manager, args):
             newest = manager.latest_step()
             if newest is not None and newest >= step:
                 raise InputError(
@@ -140,6 +142,22 @@ def _manager(folder: pathlib.Path, *, create: bool) -> Iterator[tuple[Any, Any]]
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _interruption_kept() -> Iterator[None]:
+    """Raise an interruption (SIGINT) when the block is done: the event loop that orbax runs in can lose it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _system_failure(error: Exception) -> OSError | None:
