@@ -29,13 +29,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from cryowgen_jax.models.adapters import NnxFunction, from_nnx
 from cryowgen_jax.models.convolution import depth_to_space, double, halve, pad_to_multiple, space_to_depth
 from cryowgen_jax.models.layers import Convolution
-from cryowgen_jax.models.prior_net import KNOTS, LARGEST_VARIANCE, LEAST_VARIANCE
+from cryowgen_jax.models.prior_net import KNOTS, bounded_log_variance, spectral_conditions
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array
 
@@ -44,7 +43,6 @@ SPREAD = 0.5  # s
 BANDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # cycles per voxel: the network gets noise and signal of each band
 NUM_CHANNELS, NUM_CONDITIONS = 5, 2 * (len(BANDS) - 1) + 4
 _EMBEDDED = 64
-_WEAK = 1e-3  # of the signal's variance: the network does not tell weaker noise from none
 _SMALL = 1e-4  # under a mean square of features
 _SECOND = 0.3  # initial gain of the convolution whose result is added
 
@@ -120,10 +118,9 @@ class Denoiser(nnx.Module):
         conditions = jnp.tanh(self.embedding(told))
         out = self._network(channels, conditions)
         reach = jnp.where(sigma > 0, given * SPREAD / total, SPREAD)
-        middle, half = _range()
         return Denoised(
             sight.mean + (SPREAD / total) ** 2 * off + reach * out[..., 0],
-            middle + half * jnp.tanh((out[..., 1] - middle) / half),
+            bounded_log_variance(out[..., 1]),
             self.gain(conditions).reshape(2, len(KNOTS)),
         )
 
@@ -163,12 +160,6 @@ def _pairs(count: int, width: int, rngs: nnx.Rngs) -> nnx.List:
     return nnx.List([_Pair(width, rngs) for _ in range(count)])
 
 
-def _range() -> tuple[float, float]:
-    """Middle and half width of the log variance."""
-    low, high = np.log(LEAST_VARIANCE), np.log(LARGEST_VARIANCE)
-    return 0.5 * (low + high), 0.5 * (high - low)
-
-
 def denoising_network(widths: Sequence[int] = WIDTHS, pairs: Sequence[int] = PAIRS, *, seed: int = 0) -> NnxFunction:
     """An untrained :class:`Denoiser` as a pytree callable."""
     return from_nnx(Denoiser(widths, pairs, rngs=nnx.Rngs(seed)))
@@ -189,22 +180,13 @@ def sight_of(spectrum: Array, mean: Array, envelope: Array, noise: Array, signal
         (lo, hi) in degrees.
     """
     shape = mean.shape
-    weight = np.broadcast_to(fourier.multiplicity(shape), fourier.spectrum_shape(shape))
-    variance = jnp.sum(signal * weight) / np.prod(shape)
-    scale = jnp.sqrt(variance)
+    conditions, scale = spectral_conditions(noise, signal, tilt_range, shape, BANDS)
     data = fourier.irfftn(spectrum, shape)
     wiener = fourier.irfftn(spectrum * signal / (signal + noise), shape) / scale
-    radius = fourier.radial_frequency(shape)
-    bands = []
-    for low, high in itertools.pairwise(BANDS):
-        inside = weight * ((radius >= low) & (radius < high))
-        inside = inside / max(inside.sum(), 1.0)
-        bands += [jnp.sum(inside * noise), jnp.sum(inside * signal)]
-    told = jnp.log10(jnp.stack(bands) / variance + _WEAK)
     channels = (
         (data - jnp.mean(data)) / (jnp.std(data) + _SMALL * scale),
         wiener - jnp.mean(wiener),
         (mean - jnp.mean(mean)) / scale,
         envelope,
     )
-    return Sight(jnp.stack(channels, axis=-1), jnp.concatenate([told, tilt_range / 60.0]), scale)
+    return Sight(jnp.stack(channels, axis=-1), conditions, scale)

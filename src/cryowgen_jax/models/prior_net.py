@@ -13,6 +13,7 @@ in units of the signal's standard deviation, with beam z and tilt axis y.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -68,9 +69,7 @@ class PriorNet(nnx.Module):
     def __call__(self, seen: Features) -> ConditionalPrior:
         """The prior, in units of ``seen.scale``; ``seen`` is made by :func:`features`."""
         out = self.volume(seen.channels, seen.conditions)
-        low, high = np.log(LEAST_VARIANCE), np.log(LARGEST_VARIANCE)
-        middle, reach = 0.5 * (low + high), 0.5 * (high - low)
-        log_variance = middle + reach * jnp.tanh((out[..., 1] - middle) / reach)
+        log_variance = bounded_log_variance(out[..., 1])
         gain = self.gain(jnp.tanh(self.spectrum(seen.conditions))).reshape(2, len(KNOTS))
         return ConditionalPrior(seen.channels[..., 1] + out[..., 0], log_variance, gain)
 
@@ -94,19 +93,36 @@ def features(spectrum: Array, noise: Array, signal: Array, tilt_range: Array, sh
     shape
         (Z, Y, X).
     """
-    weight = np.broadcast_to(fourier.multiplicity(shape), fourier.spectrum_shape(shape))
-    variance = jnp.sum(signal * weight) / np.prod(shape)
-    scale = jnp.sqrt(variance)
+    conditions, scale = spectral_conditions(noise, signal, tilt_range, shape, BANDS)
     raw = fourier.irfftn(spectrum, shape) / scale
     wiener = fourier.irfftn(spectrum * signal / (signal + noise), shape) / scale
+    return Features(jnp.stack([raw, wiener], axis=-1), conditions, scale)
+
+
+def spectral_conditions(
+    noise: Array, signal: Array, tilt_range: Array, shape: tuple[int, ...], edges: Sequence[float]
+) -> tuple[Array, Array]:
+    """What networks are told of spectra and tilts, and the standard deviation of the signal.
+
+    For each band between two ``edges``, in cycles per voxel, the logarithms of the mean noise and signal in it.
+    """
+    weight = np.broadcast_to(fourier.multiplicity(shape), fourier.spectrum_shape(shape))
+    variance = jnp.sum(signal * weight) / np.prod(shape)
     radius = fourier.radial_frequency(shape)
     bands = []
-    for low, high in itertools.pairwise(BANDS):
+    for low, high in itertools.pairwise(edges):
         inside = weight * ((radius >= low) & (radius < high))
         inside = inside / max(inside.sum(), 1.0)
         bands += [jnp.sum(inside * noise), jnp.sum(inside * signal)]
     told = jnp.log10(jnp.stack(bands) / variance + _WEAK)
-    return Features(jnp.stack([raw, wiener], axis=-1), jnp.concatenate([told, tilt_range / 60.0]), scale)
+    return jnp.concatenate([told, tilt_range / 60.0]), jnp.sqrt(variance)
+
+
+def bounded_log_variance(answer: Array) -> Array:
+    """A network's answer, bent into the range of log s^2."""
+    low, high = np.log(LEAST_VARIANCE), np.log(LARGEST_VARIANCE)
+    middle, reach = 0.5 * (low + high), 0.5 * (high - low)
+    return middle + reach * jnp.tanh((answer - middle) / reach)
 
 
 def local_filter(shape: tuple[int, ...]) -> np.ndarray:

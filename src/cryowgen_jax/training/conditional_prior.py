@@ -34,11 +34,11 @@ from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import scenes
 from cryowgen_jax.training.descent import Descent, Log, TrainingProgress, descend
+from cryowgen_jax.training.scenes import FLOOR
 from cryowgen_jax.types import Array, PRNGKey, PyTree
 
 LIKELIHOOD_SHARE = 0.2
 Loss = Callable[[Any, Any, PRNGKey], tuple[Array, Log]]
-_FLOOR = 1e-4  # of the signal's variance per coefficient, under P, N and S
 
 
 @jax.tree_util.register_dataclass
@@ -83,7 +83,7 @@ def example(truth: Array, noise: Array, tilt_range: Array, key: PRNGKey) -> Exam
     weight = np.broadcast_to(fourier.multiplicity(shape), mask.shape)
     variance = jnp.sum(signal * weight) / np.prod(shape)
     unit = jnp.sqrt(variance)
-    signal, noise = signal / variance + _FLOOR, noise / variance + _FLOOR
+    signal, noise = signal / variance + FLOOR, noise / variance + FLOOR
     seen = mask * (spectrum / unit + jnp.sqrt(noise) * white)
     return Example(truth / unit, seen, noise, signal, mask, tilt_range)
 
@@ -115,7 +115,7 @@ def posterior_loss(
     """The loss of a prediction, zbar, log s^2 and log P / S at the knots, as in :func:`prior_loss`."""
     shape = seen.truth.shape
     weight = np.broadcast_to(fourier.multiplicity(shape), seen.mask.shape)
-    power = priors.residual_power(log_gain, seen.signal, seen.mask, shape) + _FLOOR
+    power = priors.residual_power(log_gain, seen.signal, seen.mask, shape) + FLOOR
     truth, guess = fourier.rfftn(seen.truth), fourier.rfftn(center)
     off = guess - truth
     data = seen.mask / seen.noise

@@ -13,7 +13,7 @@ from cryowgen_jax.operators import traced_wedge_mask
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
 
-_FLOOR = 1e-4  # of the signal's variance per coefficient, under N and S
+FLOOR = 1e-4  # of the signal's variance per coefficient, under P, N and S
 
 
 @jax.tree_util.register_dataclass
@@ -103,14 +103,15 @@ def example(
     index, _ = fourier.wide_shell_index(shape)
     mask = traced_wedge_mask(shape, tilt_range)
     spectrum = fourier.rfftn(data) * mask
-    sight = sight_of(spectrum, mean, envelope, noise[index], signal[index], tilt_range)
-    unit = sight.scale
+    noise, signal = noise[index], signal[index]
+    sight = sight_of(spectrum, mean, envelope, noise, signal, tilt_range)
+    unit, level = sight.scale, jnp.mean(mean)
     return Example(
-        truth=(truth - jnp.mean(mean)) / unit,
+        truth=(truth - level) / unit,
         sight=sight._replace(scale=jnp.ones(())),
-        spectrum=(spectrum / unit).at[0, 0, 0].add(-jnp.mean(mean) / unit * np.sqrt(np.prod(shape))),
-        noise=noise[index] / unit**2 + _FLOOR,
-        signal=signal[index] / unit**2 + _FLOOR,
+        spectrum=(spectrum / unit).at[0, 0, 0].add(-level / unit * np.sqrt(np.prod(shape))),
+        noise=noise / unit**2 + FLOOR,
+        signal=signal / unit**2 + FLOOR,
         mask=mask,
     )
 
