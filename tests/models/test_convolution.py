@@ -10,8 +10,10 @@ import scipy.signal
 from flax import linen, nnx
 from jax import lax
 
+from cryowgen_jax import platform
 from cryowgen_jax.models import conv_general_dilated, convolve3
 from cryowgen_jax.models.convolution import depth_to_space, double, halve, pad_to_multiple, space_to_depth
+from cryowgen_jax.models.layers import Convolution
 from cryowgen_jax.types import InputError
 
 FORMS = ["native", "stacked"]
@@ -70,6 +72,30 @@ def test_gradients_are_those_of_autodiff(arrays, form):
     result = jax.jit(jax.grad(functools.partial(loss, lambda v, k: convolve3(v, k, form)), (0, 1)))(volume, kernel)
     for r, e in zip(result, expected, strict=True):
         np.testing.assert_allclose(r, e, atol=3e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_is_the_same_but_for_rounding(arrays, form):
+    volume, kernel = map(jnp.asarray, arrays)
+
+    def slopes(v, k):
+        return jax.grad(lambda v, k: jnp.sum(jnp.sin(convolve3(v, k, form).astype(jnp.float32))), (0, 1))(v, k)
+
+    expected = (convolve3(volume, kernel, form), *slopes(volume, kernel))
+    volume, kernel = volume.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    for found, exact in zip((convolve3(volume, kernel, form), *slopes(volume, kernel)), expected, strict=True):
+        assert found.dtype == jnp.bfloat16
+        assert 1e-4 < np.abs(found - exact).max() / np.abs(exact).max() < 0.03
+
+
+def test_only_layers_that_ask_for_it_are_rounded_and_only_where_it_is_fast(arrays, monkeypatch):
+    volume = jnp.asarray(arrays[0])
+    exact, rounded = (Convolution(2, 3, rngs=nnx.Rngs(0), half=half) for half in (False, True))
+    for fast in (False, True):
+        monkeypatch.setattr(platform, "half_is_fast", lambda fast=fast: fast)
+        assert exact(volume).dtype == rounded(volume).dtype == jnp.float32
+        assert np.any(exact(volume) != rounded(volume)) == fast
+        np.testing.assert_allclose(exact(volume), rounded(volume), atol=0.05)
 
 
 @pytest.mark.parametrize("form", FORMS)
