@@ -467,7 +467,7 @@ class TestHiddenTilts:
 
         restored = 0.5 * np.where(hidden, truth, error)
         members = np.stack([volume(restored + sign * 0.5 * truth) for sign in (1, -1)])
-        family = cg.Restoration(volume(restored), None, members, np.full(2, 0.5), None, None)
+        family = cg.Restoration(volume(restored), None, members, np.full(2, 0.5), None, None, None)
         rows = agreement.rows(volume(truth), volume(np.where(hidden, -truth, truth)), family, hidden)
         assert [row[0] for row in rows] == ["0.05-0.10", "0.10-0.20", "0.01-0.25"]  # nothing is hidden below 0.05
         for row in rows:
@@ -527,12 +527,16 @@ def test_a_scene_is_a_tomogram_and_what_the_solvent_model_makes_of_it(shared_dat
     assert not families["train"] & (families["validation"] | families["test"])
     shape = (24, 32, 32)
     scene = scenes.make_scene(0, pools["validation"], shape, fixed=True)
-    for volume in (scene.truth, scene.data, scene.mean, scene.envelope):
-        assert volume.shape == shape
+    truth, data, *others = (
+        getattr(scene, name).astype(float) for name in ("truth", "data", "solvent", "mean", "envelope")
+    )
+    for volume in (truth, data, *others):
+        assert volume.shape == (1, *shape)
         assert np.isfinite(volume).all()
     wedge = np.asarray(cg.wedge_mask(shape, (-60, 60))) == 0
-    assert np.abs(np.fft.rfftn(scene.data))[wedge].max() < 1e-3 * np.abs(np.fft.rfftn(scene.data)).max()
-    assert np.corrcoef(scene.truth.ravel(), scene.mean.ravel())[0, 1] > 0.5
+    assert np.abs(np.fft.rfftn(data[0]))[wedge].max() < 3e-3 * np.abs(np.fft.rfftn(data[0])).max()
+    for mean in others[:2]:
+        assert np.corrcoef(truth.ravel(), mean.ravel())[0, 1] > 0.5
     other = scenes.make_scene(3, pools["train"], shape, fixed=False)
     assert all(np.isfinite(volume).all() for volume in (other.truth, other.data, other.mean))
 
@@ -546,18 +550,20 @@ def test_a_denoiser_is_trained_in_two_stages(tmp_path):
         command = [sys.executable, str(EXPERIMENTS / "learned_witness" / "train_denoiser.py"), "--scenes", str(path)]
         command += ["--validation", str(path), "--output", str(tmp_path / output), "--iterations", "50"]
         environment = os.environ | {"XLA_FLAGS": QUICK_TO_COMPILE}
+        targets = [sys.executable, str(EXPERIMENTS / "learned_witness" / "targets.py"), "--scenes", str(path)]
+        subprocess.run([*targets, "--output", str(tmp_path / "targets.npz")], check=True, capture_output=True)
+        command += ["--targets", str(tmp_path / "targets.npz")]
         sizes = ["--widths", "2", "3", "--pairs", "0", "1", "--batch", "1", "--box", "8", "8", "8"]
         finished = subprocess.run([*command, *sizes, *options], capture_output=True, text=True, env=environment)
         assert finished.returncode == 0, finished.stderr
         return json.loads(finished.stdout.splitlines()[-1]), load_weights(tmp_path / output)
 
     (before, (first, settings)) = train("first.safetensors")
-    after, (second, _) = train(
-        "second.safetensors", "--start", str(tmp_path / "first.safetensors"), "--loss", "correction"
-    )
+    after, (second, _) = train("second.safetensors", "--start", str(tmp_path / "first.safetensors"), "--loss", "errors")
     assert after["loss"] < before["loss"]
-    assert settings["widths"] == [2, 3]
+    assert settings["widths"] == "[2, 3]"
     assert first.keys() == second.keys()
     moved = [name for name in first if np.abs(first[name] - second[name]).max() > 0]
+    assert all(name.startswith("second") for name in moved)
     assert any("gain" in name for name in moved), "what the network says of its errors is learned in the second stage"
     assert (tmp_path / "second.csv").read_text().startswith("iteration,")

@@ -115,7 +115,8 @@ def chains(key: jax.Array, posterior: cg.Posterior, *, num_chains: int) -> jax.A
     pilot = cg.sample(
         pilot_key, posterior, sampler="preconditioned", num_chains=1, num_steps=FIRST_STEPS, warmup=FIRST_STEPS
     )
-    start = volume_family.starts(start_key, dataclasses.replace(known, mean=pilot.mean), mask, num_chains)
+    model_here = dataclasses.replace(known, mean=pilot.mean)
+    start = jnp.stack([volume_family.draw(start_key, i, model_here, mask) for i in range(num_chains)])
     walked = cg.sample(
         key,
         posterior,

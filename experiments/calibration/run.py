@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     results = pathlib.Path(__file__).parent / "results"
     tomograms.add_arguments(parser, (48, 64, 64), tomograms.TILT_RANGES, (0, 1))
-    parser.add_argument("--witness", default="default", help="default, learned, or a file of weights")
+    parser.add_argument("--witness", default="auto", help="auto, solvent, learned, or a file of weights")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="members of each family, 3 or more")
     parser.add_argument("--output", type=pathlib.Path, default=results, help="folder of picture and tables")
     parser.add_argument("--quick", action="store_true", help="one small tomogram, short chains")

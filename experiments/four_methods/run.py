@@ -184,7 +184,7 @@ def main() -> None:
         raise SystemExit(f"the methods are {METHODS}")
     parser = argparse.ArgumentParser(description=__doc__)
     tomograms.add_arguments(parser, (48, 96, 96), tomograms.TILT_RANGES[:1], (0,))
-    parser.add_argument("--witness", default="default", help="default, learned, or a file of weights")
+    parser.add_argument("--witness", default="auto", help="auto, solvent, learned, or a file of weights")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="members of each family")
     parser.add_argument("--output", type=pathlib.Path, default=HERE / "results", help="folder of pictures and table")
     parser.add_argument("--quick", action="store_true", help="one small tomogram, short chains")

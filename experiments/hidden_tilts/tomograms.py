@@ -1,4 +1,4 @@
-"""Real tomograms with the outermost tilts hidden: default, learned and adapted witness against what those measured."""
+"""Real tomograms with the outermost tilts hidden: solvent, learned and adapted witness against what those measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import agreement  # noqa: E402
 
 COLUMNS = ("tomogram", "witness", *agreement.COLUMNS, "seconds")
 SLICES = (0.25, 0.5, 0.75)  # of the tilt axis
-WITNESSES = ("default", "learned", "adapted")
+WITNESSES = ("solvent", "learned", "auto", "adapted")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Scenes to learn from: crowded tomograms with known truth, and what the solvent model makes of them.
+"""Scenes to learn from: crowded tomograms with known truth, and what the second network is shown of them.
 
     python experiments/learned_witness/scenes.py --structures FOLDER --split train --count 96 --output train.npz
 
@@ -12,22 +12,25 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import csv
+import dataclasses
 import functools
 import json
 import multiprocessing
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from cryowgen_jax.restoration import solvent_fit
+from cryowgen_jax.restoration.adapt import scene_of, together
 from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.restoration.restore import frame_for
 from cryowgen_jax.simulation import crowded_maps, surroundings
 from cryowgen_jax.spatial import fourier
+from cryowgen_jax.training import Scenes
 
 INTERIOR = 3.9  # volts: density inside complexes, which becomes 1
 LEAST_KDA = 50.0
@@ -59,22 +62,6 @@ class Complex(NamedTuple):
     kda: float
     density: np.ndarray
     fine: np.ndarray | None
-
-
-class Scene(NamedTuple):
-    """What a network sees of a tomogram, and the truth; all (Z, Y, X), in standard deviations of the tomogram.
-
-    ``noise`` and ``signal`` are per shell.
-    """
-
-    truth: np.ndarray
-    data: np.ndarray
-    mean: np.ndarray
-    envelope: np.ndarray
-    tilt_range: np.ndarray
-    noise: np.ndarray
-    signal: np.ndarray
-    snr: float
 
 
 def complexes(folder: pathlib.Path, split: str) -> list[Complex]:
@@ -204,7 +191,7 @@ def optics(shape: tuple[int, int, int], voxel: float, rng: np.random.Generator) 
     return transfer.astype(np.float32)
 
 
-def make_scene(seed: int, pool: Sequence[Complex], shape: tuple[int, int, int], fixed: bool) -> Scene:
+def make_scene(seed: int, pool: Sequence[Complex], shape: tuple[int, int, int], fixed: bool) -> Scenes:
     """One scene; ``fixed`` takes +-60 degrees, SNR 0.1, white noise and a plain truth in place of what is drawn."""
     rng = np.random.default_rng(seed)
     truth = truth_of(pool, shape, rng, plain=fixed)
@@ -230,18 +217,7 @@ def make_scene(seed: int, pool: Sequence[Complex], shape: tuple[int, int, int], 
     average = 0.5 * (halves[0] + halves[1])
     frame = frame_for(average, mask, "bright", in_tiles=False)
     prepared = tuple(frame.prepare(part) for part in halves)
-    model = solvent_fit.fit(prepared, mask, geometry, of_spread=False)
-    data = np.asarray(fourier.irfftn(jnp.asarray(model.observation), shape))
-    return Scene(
-        truth=(truth - frame.level) / frame.scale,
-        data=data,
-        mean=np.asarray(model.mean),
-        envelope=model.envelope,
-        tilt_range=np.array([-low, high], np.float32),
-        noise=model.noise,
-        signal=model.signal,
-        snr=snr,
-    )
+    return scene_of(shipped_weights(), (truth - frame.level) / frame.scale, prepared, geometry)
 
 
 def main() -> None:
@@ -251,7 +227,7 @@ def main() -> None:
     work = functools.partial(make_scene, pool=pool, shape=tuple(arguments.shape), fixed=arguments.fixed)
     first = {"train": 0, "validation": 10**6, "test": 2 * 10**6}[arguments.split] + arguments.first
     context = multiprocessing.get_context("spawn")
-    scenes: list[Scene] = []
+    scenes: list[Scenes] = []
     with concurrent.futures.ProcessPoolExecutor(arguments.workers, mp_context=context) as workers:
         for scene in workers.map(work, range(first, first + arguments.count)):
             scenes.append(scene)
@@ -260,14 +236,10 @@ def main() -> None:
     save(arguments.output, scenes)
 
 
-def save(path: pathlib.Path, scenes: Sequence[Scene]) -> None:
-    """Volumes in half precision, the rest as it is."""
-    columns: Mapping[str, np.ndarray] = {
-        name: np.stack([np.asarray(getattr(scene, name)) for scene in scenes]) for name in Scene._fields
-    }
-    halved = {name: values.astype(np.float16) if values.ndim == 4 else values for name, values in columns.items()}
+def save(path: pathlib.Path, scenes: Sequence[Scenes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **halved)
+    columns = dataclasses.asdict(together(scenes))
+    np.savez(path, **{name: column for name, column in columns.items() if name != "box"})
 
 
 def parse() -> argparse.Namespace:

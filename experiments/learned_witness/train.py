@@ -1,4 +1,4 @@
-"""Learn the conditional prior that comes with the package; see README.md.
+"""Learn the first network of the learned witness; see README.md.
 
 python experiments/learned_witness/train.py --volumes volumes.npz --output learned.safetensors [--hold-out ribosomes]
 """
@@ -17,7 +17,9 @@ import numpy as np
 from specimens import GROUPS
 
 from cryowgen_jax import restoration
-from cryowgen_jax.models import NnxFunction, prior_network
+from cryowgen_jax.models import NnxFunction, denoising_network, prior_network
+from cryowgen_jax.models.denoiser import PAIRS, WIDTHS
+from cryowgen_jax.restoration.learned_model import PriorWeights
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Specimens, learn_prior, prior_loss, warmed_adam
 from cryowgen_jax.training.conditional_prior import example
@@ -39,7 +41,7 @@ def main() -> None:
     box = tuple(arguments.box)
     network = prior_network(channels=arguments.channels, levels=arguments.levels, seed=arguments.seed)
     if arguments.start:
-        network = restoration.load_witness(arguments.start).network
+        network = restoration.load_witness(arguments.start).first
     result = learn_prior(
         jax.random.key(arguments.seed),
         network,
@@ -53,7 +55,8 @@ def main() -> None:
     settings = {key: value for key, value in vars(arguments).items() if key not in ("volumes", "output", "start")}
     settings |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    restoration.save_witness(arguments.output, result.average, settings)
+    settings |= {"widths": json.dumps(WIDTHS), "pairs": json.dumps(PAIRS)}
+    restoration.save_witness(arguments.output, PriorWeights(result.average, denoising_network(), settings))
     with arguments.output.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["iteration", *result.log])
@@ -88,7 +91,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--volumes", type=pathlib.Path, required=True, help="what specimens.py wrote")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--hold-out", choices=tuple(GROUPS), help="never seen; validation")
-    parser.add_argument("--start", type=pathlib.Path, help="weights to go on from")
+    parser.add_argument("--start", type=pathlib.Path, help="weights whose first network to go on from")
     parser.add_argument("--box", type=int, nargs=3, default=(64, 88, 88))
     parser.add_argument("--channels", type=int, default=20)
     parser.add_argument("--levels", type=int, default=3)

@@ -1,4 +1,4 @@
-"""Learn a denoiser from scenes; see README.md.
+"""Learn the second network of the learned witness from scenes; see README.md.
 
 python experiments/learned_witness/train_denoiser.py --scenes train.npz --validation val.npz --output next.safetensors
 """
@@ -17,26 +17,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax import io, restoration
+from cryowgen_jax import restoration
 from cryowgen_jax.models import NnxFunction, denoising_network
-from cryowgen_jax.training import Scenes, TrainingProgress, correction_loss, diffusion_loss, learn_prior, warmed_adam
+from cryowgen_jax.models.denoiser import PAIRS, WIDTHS
+from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
+from cryowgen_jax.training import (
+    Scenes,
+    TrainingProgress,
+    correction_loss,
+    diffusion_loss,
+    error_loss,
+    learn_prior,
+    mean_loss,
+    warmed_adam,
+    warmed_muon,
+)
 
-LOSSES = {"diffusion": diffusion_loss, "correction": correction_loss}
+LOSSES = {"mean": mean_loss, "errors": error_loss, "correction": correction_loss, "diffusion": diffusion_loss}
+OF_BOXES = ("mean", "diffusion")  # the others are of whole scenes
 EVERY = 50  # iterations between lines of the log
 
 
 def main() -> None:
     arguments = parse()
-    scenes, unseen = load(arguments.scenes, arguments.targets), load([arguments.validation])
-    box = tuple(arguments.box) if arguments.loss == "diffusion" else None
+    scenes, unseen = load(arguments.scenes, arguments.targets, arguments.share), load([arguments.validation])
+    box = tuple(arguments.box) if arguments.loss in OF_BOXES else None
     print(f"{len(scenes.truth)} scenes of {scenes.truth.shape[1:]}, {len(unseen.truth)} to validate with", flush=True)
-    network = denoising_network(arguments.widths, arguments.pairs, seed=arguments.seed)
-    if arguments.start:
-        arrays, _ = io.load_weights(arguments.start)
-        paths, structure = jax.tree_util.tree_flatten_with_path(network.variables)
-        names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
-        leaves = [jnp.asarray(arrays[name], jnp.float32) for name in names]
-        network = dataclasses.replace(network, variables=jax.tree.unflatten(structure, leaves))
+    start = restoration.load_witness(arguments.start) if arguments.start else shipped_weights()
+    network = (
+        start.second if arguments.start else denoising_network(arguments.widths, arguments.pairs, seed=arguments.seed)
+    )
+    sizes = {"widths": json.dumps(arguments.widths), "pairs": json.dumps(arguments.pairs)}
     started, rows = time.monotonic(), []
 
     def told(progress: TrainingProgress) -> None:
@@ -52,7 +63,7 @@ def main() -> None:
         network,
         dataclasses.replace(scenes, box=box),
         loss=LOSSES[arguments.loss],
-        optimizer=warmed_adam(arguments.rate, arguments.iterations),
+        optimizer=(warmed_adam if arguments.loss == "errors" else warmed_muon)(arguments.rate, arguments.iterations),
         num_iterations=arguments.iterations,
         batch_size=arguments.batch,
         chunk=EVERY,
@@ -60,14 +71,11 @@ def main() -> None:
         progress=told,
     )
     print(result.status)
-    settings = {
-        name: str(value) if isinstance(value, pathlib.Path) else value
-        for name, value in vars(arguments).items()
-        if name not in ("scenes", "targets", "validation", "output", "start", "checkpoint")
-    }
-    settings |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    stage = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str)}
+    stage |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    settings = start.settings | ({} if arguments.start else sizes) | {f"second_{arguments.loss}": json.dumps(stage)}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    restoration.save_witness(arguments.output, result.average, settings)
+    restoration.save_witness(arguments.output, PriorWeights(start.first, result.average, settings))
     with arguments.output.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(
             file, sorted({name for row in rows for name in row}, key=lambda n: (n != "iteration", n))
@@ -77,13 +85,14 @@ def main() -> None:
     print(json.dumps(validate(result.average, unseen)))
 
 
-def load(paths: Sequence[pathlib.Path], targets: Sequence[pathlib.Path] = ()) -> Scenes:
-    """Scenes that ``scenes.py`` wrote; ``targets`` hold volumes to learn from in place of the truth."""
+def load(paths: Sequence[pathlib.Path], targets: Sequence[pathlib.Path] = (), share: float = 0.0) -> Scenes:
+    """Scenes that ``scenes.py`` wrote; this share of the truth is replaced by what ``targets.py`` wrote."""
     names = [field.name for field in dataclasses.fields(Scenes) if field.name != "box"]
     files = [np.load(path) for path in paths]
     columns = {name: np.concatenate([file[name] for file in files]) for name in names}
     if targets:
-        columns["truth"] = np.concatenate([np.load(path)["truth"] for path in targets])
+        mixed = np.concatenate([np.load(path)["target"] for path in targets]).astype(np.float32)
+        columns["truth"] = (1 - share) * columns["truth"].astype(np.float32) + share * mixed
     good = [all(np.isfinite(columns[name][i]).all() for name in names) for i in range(len(columns["truth"]))]
     return Scenes(**{name: jnp.asarray(values[good]) for name, values in columns.items()})
 
@@ -102,19 +111,20 @@ def judge(network: NnxFunction, scene: Scenes) -> dict[str, jax.Array]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=pathlib.Path, nargs="+", required=True, help="what scenes.py wrote")
-    parser.add_argument("--targets", type=pathlib.Path, nargs="+", default=(), help="volumes in place of the truth")
+    parser.add_argument("--targets", type=pathlib.Path, nargs="+", default=(), help="what targets.py wrote")
+    parser.add_argument("--share", type=float, default=0.2, help="of the targets in what is learned")
     parser.add_argument("--validation", type=pathlib.Path, required=True, help="scenes that are not learned from")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--start", type=pathlib.Path, help="weights to go on from")
+    parser.add_argument("--start", type=pathlib.Path, help="weights whose second network to go on from")
     parser.add_argument("--checkpoint", type=pathlib.Path, help="folder to go on from after an interruption")
-    parser.add_argument("--loss", choices=LOSSES, default="diffusion")
-    parser.add_argument("--box", type=int, nargs=3, default=(32, 32, 32), help="of diffusion")
-    parser.add_argument("--widths", type=int, nargs="+", default=(32, 64, 96))
-    parser.add_argument("--pairs", type=int, nargs="+", default=(1, 2, 2))
-    parser.add_argument("--iterations", type=int, default=8000)
+    parser.add_argument("--loss", choices=LOSSES, default="mean")
+    parser.add_argument("--box", type=int, nargs=3, default=(40, 48, 48), help="of examples of boxes")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--pairs", type=int, nargs="+", default=PAIRS)
+    parser.add_argument("--iterations", type=int, default=4000)
     parser.add_argument("--validate", type=int, default=500, help="iterations between validations, a multiple of 50")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=4e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

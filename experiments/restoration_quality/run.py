@@ -1,4 +1,4 @@
-"""How well the default model restores simulated tomograms: a table over tilt ranges and noise, against POCS."""
+"""How well ``restore`` restores simulated tomograms: a table over tilt ranges and noise, against POCS."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from unittest import mock
 
 from cryowgen_jax import cli
 
-SHORT = ("--samples", "2", "--steps", "4", "--warmup", "4")
+SHORT = ("--samples", "2", "--steps", "4", "--warmup", "4", "--witness", "solvent")
+CHAINS = (*SHORT, "--sampler", "preconditioned")
 RANGE = ("--tilt-range", "-60", "60")
 
 

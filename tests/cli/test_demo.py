@@ -38,7 +38,7 @@ def test_what_it_leaves(restored, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == sorted([*FILES, *FOLDERS[:2]])
     for folder in FOLDERS[:2]:
         names = sorted(path.name for path in (tmp_path / "demo" / folder).iterdir())
-        assert names == ["mean.mrc", "samples", "std.mrc", "wedge.mrc"]
+        assert names == ["mean.mrc", "missed.mrc", "samples", "std.mrc", "wedge.mrc"]
     assert (tmp_path / "demo" / "demo.png").read_bytes().startswith(b"\x89PNG")
 
     lines = (tmp_path / "demo" / "table.md").read_text().splitlines()

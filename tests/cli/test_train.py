@@ -6,20 +6,20 @@ import pytest
 
 import cryowgen_jax.cli.train_command as train_command
 from cryowgen_jax.io import read_tomogram
-from cryowgen_jax.models import prior_network
+from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.restoration import Adaptation, adapt, adapt_witness, load_witness, save_witness
-from cryowgen_jax.restoration.volume_family import Plan
+from cryowgen_jax.restoration.learned_model import PriorWeights
 from tests.cli.command import RANGE, cryowgen, refused
 from tests.io.raw import mrc_bytes, ramp
 
-SETTINGS = {"channels": 2, "levels": 0}
+SETTINGS = {"channels": 2, "levels": 0, "widths": "[2]", "pairs": "[1]"}
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Those of a small network that has learned nothing."""
     path = tmp_path_factory.mktemp("weights") / "start.safetensors"
-    save_witness(path, prior_network(**SETTINGS), SETTINGS)
+    save_witness(path, PriorWeights(prior_network(channels=2, levels=0), denoising_network((2,), (1,)), SETTINGS))
     return path
 
 
@@ -36,7 +36,8 @@ def leaves(network):
 
 @pytest.mark.slow
 def test_interrupted_and_resumed_is_what_the_library_learns(files, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapt, "PLAN", Plan(num_samples=2, num_chains=2, num_steps=4, warmup=2))
+    monkeypatch.setattr(adapt, "NUM_DRAWS", 2)
+    monkeypatch.setattr(adapt, "NUM_SCENES", 3)
     output = tmp_path / "mine.safetensors"
     options = (*RANGE, "--half2", files.half2, "--start", weights, "--iterations", "20", "--seed", "4")
     arguments = ("train", files.half1, *options, "--output", output)
@@ -71,9 +72,9 @@ def test_interrupted_and_resumed_is_what_the_library_learns(files, weights, tmp_
     whole = adapt_witness(
         halves[:1], (-60.0, 60.0), halves2=halves[1:], start=start, num_iterations=20, key=jax.random.key(4)
     )
-    for a, b in zip(leaves(found.network), leaves(whole.weights.network), strict=True):
+    for a, b in zip(leaves(found.second), leaves(whole.weights.second), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert any((a != b).any() for a, b in zip(leaves(found.network), leaves(start.network), strict=True))
+    assert any((a != b).any() for a, b in zip(leaves(found.second), leaves(start.second), strict=True))
     assert found.settings["channels"] == 2
     assert found.settings["adapted"]["iterations"] == 20
 
@@ -138,7 +139,8 @@ def test_notes_on_voxels(files, weights, tmp_path, no_learning):
 def test_restore_uses_what_was_learned(files, weights, tmp_path, no_learning):
     output = tmp_path / "mine.safetensors"
     assert cryowgen("train", files.half1, *RANGE, "--start", weights, "-o", output).status == 0
-    short = ("--samples", "2", "--steps", "4", "--warmup", "4")
-    outcome = cryowgen("restore", files.half1, *RANGE, *short, "--witness", output, "-o", tmp_path / "restored")
+    outcome = cryowgen(
+        "restore", files.half1, *RANGE, "--samples", "2", "--witness", output, "-o", tmp_path / "restored"
+    )
     assert outcome.status == 0
     assert (tmp_path / "restored" / "mean.mrc").is_file()

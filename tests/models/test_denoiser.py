@@ -16,11 +16,13 @@ SMALL = ((2, 3), (1, 1))
 
 @jax.jit
 def seen(key, scale=1.0, noise=0.5, level=0.0):
-    data, mean = scale * jax.random.normal(key, (2, *SHAPE))
+    data, solvent, mean = scale * jax.random.normal(key, (3, *SHAPE))
     signal = jnp.full(HALF, scale**2)
     envelope = jax.random.uniform(key, SHAPE)
     tilts = jnp.array([-60.0, 50.0])
-    return networks.sight_of(fourier.rfftn(data), mean + level, envelope, noise * signal, signal, tilts)
+    return networks.sight_of(
+        fourier.rfftn(data), solvent + level, envelope, mean + level, noise * signal, signal, tilts
+    )
 
 
 def shaken(network, size=0.1):

@@ -7,16 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryowgen_jax.models import prior_network
+from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.restoration import adapt, adapt_witness, estimate_adaptation
+from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.learned_model import PriorWeights
-from cryowgen_jax.restoration.volume_family import Plan
 from cryowgen_jax.simulation import simulate_tomogram
-from cryowgen_jax.training import Descent, Sighting, Specimens, prior_loss
+from cryowgen_jax.spatial.rotation import turn_cube
+from cryowgen_jax.training import Descent, correction_loss
 from cryowgen_jax.types import InputError
 
 SHAPE, TILTS = (24, 32, 28), (-60.0, 50.0)
-QUICK = Plan(num_samples=2, num_chains=2, num_steps=4, warmup=2)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(adapt, "NUM_DRAWS", 2)
+    monkeypatch.setattr(adapt, "NUM_SCENES", 4)
 
 
 @functools.cache
@@ -25,8 +31,9 @@ def tomogram(seed=3):
 
 
 @functools.cache
-def untrained(channels=2, levels=1):
-    return PriorWeights(prior_network(channels=channels, levels=levels), {"channels": channels, "levels": levels})
+def untrained(width=2):
+    sizes = {"channels": 2, "levels": 1, "widths": f"[{width}]", "pairs": "[1]"}
+    return PriorWeights(prior_network(channels=2, levels=1), denoising_network((width,), (1,)), sizes)
 
 
 def adapted(**options):
@@ -35,7 +42,7 @@ def adapted(**options):
 
 
 def same(a, b):
-    leaves = zip(jax.tree.leaves(a.network), jax.tree.leaves(b.network), strict=True)
+    leaves = zip(jax.tree.leaves(a.second), jax.tree.leaves(b.second), strict=True)
     return all(np.array_equal(x, y) for x, y in leaves)
 
 
@@ -45,31 +52,36 @@ def test_without_iterations_nothing_changes():
 
 
 def test_what_it_learns_from_agrees_with_the_tomogram(monkeypatch):
-    """Cubes correlate with where they were cut from; noise is that of the halves; the longest axis is not a cube's."""
-    monkeypatch.setattr(adapt, "PLAN", QUICK)
+    """Cubes are turned parts of the tomogram, with the noise of its halves, as long as its shortest axis at most."""
     kept = []
 
-    def learn(key, network, specimens, **_):
-        kept.append(specimens)
+    def learn(key, network, scenes, **_):
+        kept.append(scenes)
         return Descent(network, network, (), {}, "ok")
 
     monkeypatch.setattr(adapt, "learn_prior", learn)
     adapted()
-    (specimens,) = kept
-    assert specimens.volumes.shape == (QUICK.num_samples * adapt.FEWEST_CUBES, 24, 24, 24)
-    assert specimens.box == (24, 24, 24)
-    np.testing.assert_array_equal(specimens.sighting.tilt_range, TILTS)
+    (scenes,) = kept
+    assert scenes.truth.shape == scenes.mean.shape == (4, 24, 24, 24)
+    assert np.all(np.abs(np.abs(scenes.tilt_range) - [60, 50]).min(1) <= adapt.TILTS_ABOUT) or np.all(
+        np.abs(np.sort(np.abs(scenes.tilt_range)) - [50, 60]) <= adapt.TILTS_ABOUT
+    )
     sim = tomogram()
     tomo = 0.5 * (sim.half1 + sim.half2)
     noise = 0.5 * np.var(sim.half1 - sim.truth) / np.var(tomo)
     measured = 1 - (180 - 110) / 180
-    middle = float(np.median(specimens.sighting.noise[:, 5:18]))
-    assert middle == pytest.approx(noise / measured, rel=0.25)
+    for found in scenes.noise[:, 3:8].mean(1):
+        assert 0.6 / adapt.LEVELS_ABOUT < found / (noise / measured) < 1.6 * adapt.LEVELS_ABOUT
     truth = sim.truth - sim.truth.mean()
-    cube = np.asarray(specimens.volumes[0], np.float64)
-    places = np.lib.stride_tricks.sliding_window_view(truth, cube.shape)[0]
-    best = max(np.corrcoef(place.ravel(), cube.ravel())[0, 1] for row in places for place in row)
-    assert best > 0.7
+    windows = np.lib.stride_tricks.sliding_window_view(truth, (24, 24, 24))[0]
+    cube = scenes.truth[0].astype(float)
+    turned = [np.asarray(turn_cube(jnp.asarray(cube), jnp.asarray(i))) for i in range(24)]
+    best = [
+        max(np.corrcoef(place.ravel(), other.ravel())[0, 1] for row in windows[::2] for place in row[::2])
+        for other in turned
+    ]
+    assert max(best) > 0.5
+    assert np.sort(best)[-2] < max(best) - 0.1, "one orientation is that of the tomogram"
 
 
 @pytest.mark.parametrize(
@@ -98,23 +110,24 @@ def test_cost_grows_with_the_work():
 
 @functools.cache
 def unseen():
-    """(network, key) -> loss of volumes that are known, from a tomogram that was not adapted to."""
-    truth = jnp.asarray(tomogram(8).truth[:24, 2:26, 2:26])[None]
-    noise = jnp.full((1, 32), 0.5 * float(np.var(tomogram(8).half1 - tomogram(8).truth)))
-    draw = Specimens(truth, (24, 24, 24), Sighting(noise, jnp.asarray(TILTS)))
-    return jax.jit(lambda network, key: prior_loss(network, draw(key))[0])
+    """(network, key) -> loss of a volume that is known, from a tomogram that was not adapted to."""
+    sim = tomogram(8)
+    halves = tuple(jnp.asarray(half[:24, 2:26, 2:26] / sim.half1.std()) for half in (sim.half1, sim.half2))
+    truth = (sim.truth / sim.half1.std())[:24, 2:26, 2:26]
+    scenes = adapt.scene_of(untrained(), truth - truth.mean(), halves, Geometry(TILTS))
+    return jax.jit(lambda network, key: correction_loss(network, scenes(key))[0])
 
 
 def held_out_loss(network):
-    return float(np.mean([unseen()(network, jax.random.key(i)) for i in range(24)]))
+    return float(np.mean([unseen()(network, jax.random.key(i)) for i in range(8)]))
 
 
 @pytest.mark.slow
 def test_adapting_lowers_the_loss_of_volumes_it_has_not_seen(monkeypatch):
-    monkeypatch.setattr(adapt, "PLAN", QUICK)
+    monkeypatch.setattr(adapt, "NUM_SCENES", 12)
     monkeypatch.setattr(adapt, "RATE", 2e-3)  # of a network that knows nothing
-    before = held_out_loss(untrained(4, 1).network)
-    after = held_out_loss(adapted(start=untrained(4, 1), num_iterations=20).weights.network)
-    wrong = held_out_loss(adapted(start=untrained(4, 1), num_iterations=20, contrast="dark").weights.network)
+    before = held_out_loss(untrained(8).second)
+    after = held_out_loss(adapted(start=untrained(8), num_iterations=60).weights.second)
+    wrong = held_out_loss(adapted(start=untrained(8), num_iterations=60, contrast="dark").weights.second)
     assert after < before - 0.02
     assert wrong > after + 0.01, "negative control: with the sign turned it learns that particles are holes"

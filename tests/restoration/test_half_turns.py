@@ -1,4 +1,4 @@
-"""What the network is told of the tilts turns with the volume, which shows only where the tilt range is lopsided."""
+"""What networks are told of the tilts turns with the volume, which shows only where the tilt range is lopsided."""
 
 import functools
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryowgen_jax.models import prior_network
+from cryowgen_jax.models import denoising_network, prior_network
+from cryowgen_jax.restoration import solvent_fit
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.learned_model import PriorWeights, model_of
 
@@ -17,11 +18,20 @@ REVERSED = (-40.0, 70.0)
 
 @functools.cache
 def weights():
-    """A small network that listens to the tilt range."""
-    leaves, structure = jax.tree.flatten(jax.eval_shape(functools.partial(prior_network, channels=2, levels=1)))
+    """Small networks that listen to the tilt range."""
     rng = np.random.default_rng(3)
-    noisy = [jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
-    return PriorWeights(jax.tree.unflatten(structure, noisy), {"channels": 2, "levels": 1})
+
+    def noisy(network):
+        leaves, structure = jax.tree.flatten(jax.eval_shape(network))
+        drawn = [jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves]
+        return jax.tree.unflatten(structure, drawn)
+
+    first, second = (lambda: prior_network(channels=2, levels=1)), (lambda: denoising_network((4, 4), (1, 1)))
+    return PriorWeights(noisy(first), noisy(second))
+
+
+def solvent(halves, geometry):
+    return solvent_fit.fit(halves, geometry.mask(SHAPE), geometry, of_spread=False)
 
 
 def flipped(volume, axes):
@@ -33,10 +43,11 @@ def test_a_half_turn_of_the_tomogram_is_one_of_the_answer(axes, tilts):
     """About the tilt axis tilts stay as they are, about another one they are reversed; (Z, Y, X), tilt axis y."""
     rng = np.random.default_rng(0)
     halves = tuple(jnp.asarray(rng.standard_normal(SHAPE), jnp.float32) for _ in range(2))
-    here = model_of(weights(), halves, Geometry(TILTS).mask(SHAPE), Geometry(TILTS))
-    turned = tuple(jnp.asarray(flipped(half, axes)) for half in halves)
-    there = model_of(weights(), turned, Geometry(tilts).mask(SHAPE), Geometry(tilts))
+    straight, other = Geometry(TILTS), Geometry(tilts)
+    here = model_of(weights(), solvent(halves, straight), straight.mask(SHAPE), straight)
+    seen = solvent(tuple(jnp.asarray(flipped(half, axes)) for half in halves), other)
+    there = model_of(weights(), seen, other.mask(SHAPE), other)
     scale = np.std(here.precision)
-    np.testing.assert_allclose(flipped(there.precision, axes), here.precision, atol=1e-3 * scale)
-    told_otherwise = model_of(weights(), turned, Geometry(tilts).mask(SHAPE), Geometry((-tilts[1], -tilts[0])))
-    assert np.max(np.abs(flipped(told_otherwise.precision, axes) - here.precision)) > 1e-2 * scale
+    np.testing.assert_allclose(flipped(there.precision, axes), here.precision, atol=2e-2 * scale)
+    told_otherwise = model_of(weights(), seen, other.mask(SHAPE), Geometry((-tilts[1], -tilts[0])))
+    assert np.max(np.abs(flipped(told_otherwise.precision, axes) - here.precision)) > 0.1 * scale

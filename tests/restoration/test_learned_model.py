@@ -1,5 +1,6 @@
 """The learned model: its posterior is the Gaussian that the network describes, and the shipped network fills wedges."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -8,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cryowgen_jax.models import prior_network
+from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.potentials import split
-from cryowgen_jax.restoration import learned_model, load_witness, restore, save_witness
+from cryowgen_jax.restoration import learned_model, load_witness, restore, save_witness, solvent_fit
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.learned_model import PriorWeights, model_of
 from cryowgen_jax.simulation import evaluate_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
+SIZES = {"channels": 2, "levels": 1, "widths": "[4, 4]", "pairs": "[1, 1]"}
 SHAPE, TILTS = (24, 24, 24), (-60.0, 50.0)  # a cube, so that other axes need no other programs
 MASK = np.asarray(wedge_mask(SHAPE, TILTS))
 
@@ -24,11 +26,13 @@ MASK = np.asarray(wedge_mask(SHAPE, TILTS))
 @functools.cache
 def untrained():
     """A small network whose answers are none in particular, but not those of zero weights either."""
-    return PriorWeights(jax.jit(shaken_network)(), {"channels": 2, "levels": 1})
+    first = jax.jit(lambda: shaken(prior_network(channels=2, levels=1)))()
+    second = jax.jit(lambda: shaken(denoising_network((4, 4), (1, 1))))()
+    return PriorWeights(first, second, SIZES)
 
 
-def shaken_network():
-    leaves, structure = jax.tree.flatten(prior_network(channels=2, levels=1))
+def shaken(network):
+    leaves, structure = jax.tree.flatten(network)
     keys = jax.random.split(jax.random.key(3), len(leaves))
     noisy = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(structure, noisy)
@@ -42,7 +46,13 @@ def simulated_halves():
 
 @functools.cache
 def model():
-    return model_of(untrained(), tuple(map(jnp.asarray, simulated_halves())), MASK, Geometry(TILTS))
+    return seen_as(simulated_halves(), Geometry(TILTS))
+
+
+def seen_as(halves, geometry):
+    mask = geometry.mask(halves[0].shape)
+    solvent = solvent_fit.fit(tuple(map(jnp.asarray, halves)), mask, geometry, of_spread=False)
+    return model_of(untrained(), solvent, mask, geometry)
 
 
 def whitened(volume):
@@ -99,25 +109,57 @@ def test_permuted_axes_give_the_permuted_answer(tilt_axis, beam_axis):
     halves, straight = simulated_halves(), model()
     geometry = Geometry(TILTS, tilt_axis, beam_axis)
     back = np.argsort(geometry.order)
-    turned = tuple(jnp.asarray(half.transpose(back)) for half in halves)
-    mask = np.asarray(wedge_mask(SHAPE, TILTS, tilt_axis=tilt_axis, beam_axis=beam_axis))
-    other = model_of(untrained(), turned, mask, geometry)
+    other = seen_as(tuple(half.transpose(back) for half in halves), geometry)
     scale = straight.mean.std()
-    np.testing.assert_allclose(other.mean.transpose(geometry.order), straight.mean, atol=2e-3 * scale)
-    np.testing.assert_allclose(other.precision.transpose(geometry.order), straight.precision, rtol=5e-3)
+    np.testing.assert_allclose(other.mean.transpose(geometry.order), straight.mean, atol=2e-2 * scale)
+    np.testing.assert_allclose(other.precision.transpose(geometry.order), straight.precision, rtol=3e-2)
+
+
+def test_standard_deviation_is_that_of_draws(rng):
+    noises = jnp.asarray(rng.normal(size=(400, 2, *SHAPE)), jnp.float32)
+    draws = jax.lax.map(lambda pair: model().draw(pair, MASK), noises)
+    found, expected = np.asarray(model().standard_deviation([])), np.std(np.asarray(draws) - model().mean, axis=0)
+    ratio = found / expected
+    assert ratio.mean() == pytest.approx(1, abs=0.005)
+    assert ratio.std() < 1.2 * np.sqrt(0.5 / 400)
+    assert found.std() > 2 * ratio.std() * found.mean(), "it is not the same everywhere"
+
+
+def test_the_second_network_sees_the_first_and_the_solvent_model():
+    halves, geometry = tuple(map(jnp.asarray, simulated_halves())), Geometry(TILTS)
+    solvent = solvent_fit.fit(halves, MASK, geometry, of_spread=False)
+    weights, expected = untrained(), model().mean
+    others = {
+        "first": (dataclasses.replace(weights, first=prior_network(channels=2, levels=1)), solvent),
+        "second": (dataclasses.replace(weights, second=denoising_network((4, 4), (1, 1))), solvent),
+        "mean": (weights, dataclasses.replace(solvent, mean=np.roll(solvent.mean, 5, 2))),
+        "envelope": (weights, dataclasses.replace(solvent, envelope=1 - solvent.envelope)),
+    }
+    for name, (changed, shown) in others.items():
+        found = model_of(changed, shown, MASK, geometry).mean
+        assert np.std(found - expected) > 1e-3 * np.std(expected), name
+    untaught = dataclasses.replace(weights, second=denoising_network((4, 4), (1, 1)))
+    first = learned_model.first_look(untaught, solvent, MASK, geometry)
+    answer = learned_model.second_look(untaught, solvent, first, geometry)
+    np.testing.assert_allclose(answer.center, first, atol=1e-5 * first.std())
 
 
 def test_weights_come_back_with_half_precision(tmp_path):
-    save_witness(tmp_path / "w", untrained().network, untrained().settings | {"note": "a"})
+    save_witness(tmp_path / "w", dataclasses.replace(untrained(), settings=SIZES | {"note": "a"}))
     found = load_witness(tmp_path / "w")
     assert found.settings["note"] == "a"
-    for a, b in zip(jax.tree.leaves(found.network), jax.tree.leaves(untrained().network), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    for name in ("first", "second"):
+        networks = (jax.tree.leaves(getattr(weights, name)) for weights in (found, untrained()))
+        for a, b in zip(*networks, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"channels": 2, "levels": 2}, {"channels": 3, "levels": 1}])
-def test_weights_of_another_network_are_refused(tmp_path, settings):
-    save_witness(tmp_path / "w", untrained().network, settings)
+@pytest.mark.parametrize(
+    "changes", [{"levels": 2}, {"channels": 3}, {"widths": "[4, 5]"}, {"pairs": "[1, 2]"}, {"pairs": "many"}, None]
+)
+def test_weights_of_other_networks_are_refused(tmp_path, changes):
+    settings = {} if changes is None else SIZES | changes
+    save_witness(tmp_path / "w", dataclasses.replace(untrained(), settings=settings))
     with pytest.raises(InputError, match="save_witness"):
         load_witness(tmp_path / "w")
 
@@ -127,7 +169,7 @@ def test_weights_of_another_network_are_refused(tmp_path, settings):
 def test_shipped_network_fills_the_wedge_of_phantoms():
     sim = simulate_tomogram((48, 64, 64), (-60.0, 60.0), snr=0.1, seed=5)
     mask = np.asarray(wedge_mask(sim.truth.shape, (-60.0, 60.0)))
-    result = restore(sim.half1, (-60.0, 60.0), half2=sim.half2, witness="learned", num_steps=40, warmup=10)
+    result = restore(sim.half1, (-60.0, 60.0), half2=sim.half2, witness="learned")
     score = evaluate_family(sim.truth, result.mean, result.samples, result.weights, mask)
     assert score.in_wedge_correlation > 0.4
     assert 0.4 < score.spread_over_error < 2.0

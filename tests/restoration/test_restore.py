@@ -17,7 +17,9 @@ from cryowgen_jax.types import InputError
 SHAPE = (24, 32, 28)
 TILTS = (-60.0, 60.0)
 MASK = np.asarray(wedge_mask(SHAPE, TILTS))
-QUICK = {"num_samples": 4, "num_steps": 4, "warmup": 4, "devices": jax.devices()[:1]}  # one device compiles faster
+FEW = {"num_samples": 4, "num_steps": 4, "warmup": 4, "devices": jax.devices()[:1]}  # one device compiles faster
+QUICK = FEW | {"witness": "solvent"}
+CHAINS = QUICK | {"sampler": "preconditioned"}
 SLOW = pytest.mark.slow
 
 
@@ -28,9 +30,10 @@ def tomogram(shape=SHAPE, snr=0.2, seed=1):
 
 @functools.cache
 def quick(what="half1"):
-    """A restoration that several tests look at: of one tomogram, with another key, or of both halves."""
+    """A restoration that several tests look at: of one tomogram, with another key or chains, or of both halves."""
     sim, key = tomogram(), jax.random.key(5) if what == "another key" else None
-    return restore(sim.half1, TILTS, half2=sim.half2 if what == "halves" else None, key=key, **QUICK)
+    options = CHAINS if what == "chains" else QUICK
+    return restore(sim.half1, TILTS, half2=sim.half2 if what == "halves" else None, key=key, **options)
 
 
 def through_wedge(volume, mask=MASK):
@@ -123,10 +126,28 @@ def test_the_report_says_what_happened(what):
     assert report.envelope.shape == SHAPE
     labels = tomogram().labels
     assert report.envelope[labels > 0].mean() > report.envelope[labels == 0].mean() + 0.25
+    assert (report.sampler, report.num_gradients, report.ess) == ("exact", 0, QUICK["num_samples"])
+    assert (report.witness, report.hidden_tilt_agreement) == ("solvent", {})
+    assert report.wedge_found.beam_axis == "z"
+    assert not report.warnings
+
+
+def test_chains_that_were_asked_for_say_that_they_are_short():
+    report = quick("chains").report
+    assert_sound(quick("chains"))
     assert report.sampler == "preconditioned"
     assert report.num_gradients == QUICK["num_samples"] * (QUICK["num_steps"] + QUICK["warmup"])
-    assert report.wedge_found.beam_axis == "z"
     assert any("too short to say" in sentence for sentence in report.warnings)
+
+
+def test_chains_and_draws_are_of_one_posterior():
+    """They have one mean; their spreads agree within what four members, and a few steps of four chains, say of them."""
+    np.testing.assert_array_equal(quick("chains").mean, quick().mean)
+    chains, draws = (np.square(quick(what).std) for what in ("chains", "half1"))
+    assert np.mean(chains) == pytest.approx(np.mean(draws), rel=0.1)
+    for result in (quick("chains"), quick()):
+        off = np.mean(np.square(result.samples - result.mean), axis=0)
+        assert np.mean(off / np.square(result.std)) == pytest.approx(1, abs=0.15)
 
 
 # Symmetries
@@ -173,9 +194,16 @@ def test_no_key_is_key_0():
 
 
 @SLOW
+def test_more_members_are_more_draws():
+    many = restore(tomogram().half1, TILTS, **QUICK | {"num_samples": 6})
+    assert many.samples.shape == (6, *SHAPE)
+    np.testing.assert_array_equal(many.samples[:4], quick().samples)
+
+
+@SLOW
 def test_more_members_are_earlier_draws_of_the_same_chains():
-    few, sim = quick("halves"), tomogram()
-    many = restore(sim.half1, TILTS, half2=sim.half2, num_chains=4, **QUICK | {"num_samples": 10})
+    few, sim = quick("chains"), tomogram()
+    many = restore(sim.half1, TILTS, num_chains=4, **CHAINS | {"num_samples": 10})
     assert many.samples.shape == (10, *SHAPE)
     assert np.allclose(many.weights, 0.1)
     np.testing.assert_allclose(many.samples[:4], few.samples, atol=1e-5 * few.samples.std())
@@ -292,7 +320,8 @@ def test_a_witness_of_ones_own():
     """A stationary Gaussian prior: exact draws, and where nothing was measured its own mean and variance."""
     sim = tomogram()
     witness = QuadraticWitness(jnp.full(MASK.shape, 4.0), jnp.zeros(SHAPE))
-    result = restore(sim.half1, TILTS, witness=witness, **QUICK | {"num_steps": 7})
+    result = restore(sim.half1, TILTS, witness=witness, **FEW | {"num_steps": 7})
+    assert result.report.witness == "given"
     assert_sound(result)
     assert result.report.envelope is None
     scale = sim.half1.std(dtype=np.float64)
@@ -310,7 +339,7 @@ def test_a_witness_of_ones_own():
 
 @pytest.mark.slow
 def test_a_witness_that_is_a_bare_function_is_sampled_with_metropolis():
-    result = restore(tomogram().half1, TILTS, witness=lambda z: -0.5 * jnp.sum(jnp.cosh(z) - 1), **QUICK)
+    result = restore(tomogram().half1, TILTS, **FEW, witness=lambda z: -0.5 * jnp.sum(jnp.cosh(z) - 1))
     assert_sound(result)
     assert result.report.sampler == "pcnl"
 
@@ -345,7 +374,7 @@ def test_importance_sampling_looks_at_no_fewer_candidates_than_members():
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "off"), [("cryogen_map", 0.01), ("cryogen_ot", 0.2)])
 def test_point_estimates_are_one_answer_near_the_mean_of_the_family(method, off):
-    """The default model is Gaussian, so that its highest point is its mean; transport does without the tether."""
+    """The solvent model is Gaussian, so that its highest point is its mean; transport does without the tether."""
     sim = tomogram()
     family = restore(sim.half1, TILTS, half2=sim.half2, **QUICK)
     result = restore(sim.half1, TILTS, half2=sim.half2, method=method, **QUICK)
@@ -381,6 +410,13 @@ def bad_inputs():
         "one sample": ((good, TILTS), {"num_samples": 1}, "at least 2"),
         "no steps": ((good, TILTS), {"num_steps": 0}, "at least 1 step"),
         "negative warm-up": ((good, TILTS), {"warmup": -1}, "warmup"),
+        "sampler": ((good, TILTS), {"sampler": "magic"}, "auto, kinetic"),
+        "sampler of a point": (
+            (good, TILTS),
+            {"sampler": "langevin", "method": "cryogen_map"},
+            "leave it out",
+        ),
+        "sampler in tiles": ((good, TILTS), {"sampler": "mala", "tile_shape": (64, 64, 64)}, "one box"),
         "axis": ((good, TILTS), {"tilt_axis": "w"}, "axis|axes"),
         "same axis": ((good, TILTS), {"tilt_axis": "z"}, "axis|axes"),
         "contrast": ((good, TILTS), {"contrast": "grey"}, "auto, bright, dark"),
@@ -415,7 +451,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(case):
     ],
 )
 def test_chains_have_a_step_for_every_member_and_at_least_one_member_each(num_chains, num_samples, num_steps, fits):
-    arguments = ("cryowgen_langevin", "default", "auto", num_samples, num_steps, 0, None, num_chains)
+    arguments = ("cryowgen_langevin", "solvent", "auto", num_samples, num_steps, 0, None, num_chains)
     if fits:
         check_options(*arguments)
     else:
@@ -428,7 +464,7 @@ def test_a_step_before_the_samples_is_thought_to_take_as_long_as_one_between_the
     monkeypatch.setattr(cost, "_available_memory", lambda: 2**40)
 
     def seconds(num_steps, warmup):
-        return cost.estimate_cost(SHAPE, 4, num_steps, warmup).seconds
+        return cost.estimate_cost(SHAPE, 4, num_steps, warmup, with_chains=True).seconds
 
     assert seconds(10, 30) == seconds(40, 0) == seconds(20, 20)
     assert seconds(10, 30) - seconds(10, 10) == pytest.approx(cost.FILTERS_PER_STEP * 4 * 20 * 0.25)
@@ -546,7 +582,7 @@ def test_a_list_of_tilts(step):
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["warm-up", "sampling"])
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, phase):
-    uninterrupted, steps = quick(), []
+    uninterrupted, steps = quick("chains"), []
 
     def stop(progress):
         if progress.phase == phase and progress.step > 2:
@@ -557,8 +593,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, phase):
             steps.append(progress.step)
 
     with pytest.raises(KeyboardInterrupt):
-        restore(tomogram().half1, TILTS, checkpoint=tmp_path / "run", progress=stop, **QUICK)
-    resumed = restore(tomogram().half1, TILTS, checkpoint=tmp_path / "run", progress=watch, **QUICK)
+        restore(tomogram().half1, TILTS, checkpoint=tmp_path / "run", progress=stop, **CHAINS)
+    resumed = restore(tomogram().half1, TILTS, checkpoint=tmp_path / "run", progress=watch, **CHAINS)
     for name in ("samples", "mean", "std"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(uninterrupted, name))
     assert not steps or steps[0] > 3  # it did not start again
@@ -580,7 +616,7 @@ def projections_onto_sets(data, mask, rounds=100):
 @pytest.mark.slow
 def test_the_wedge_is_restored_better_than_by_projections_and_the_spread_is_honest():
     sim = simulate_tomogram((40, 64, 64), TILTS, snr=0.1, seed=3)
-    result = restore(sim.half1, TILTS, half2=sim.half2, num_samples=6, num_steps=20, warmup=20)
+    result = restore(sim.half1, TILTS, half2=sim.half2, witness="solvent", num_samples=6)
     score = evaluate_family(sim.truth, result.mean, result.samples, result.weights, result.wedge)
     average = (sim.half1 + sim.half2) / 2
     smooth = gaussian_filter(average, 1.0, mode="wrap")
@@ -619,7 +655,7 @@ def test_a_real_microtubule_is_less_elongated_along_the_beam(shared_data):
     data = read(shared_data / "tomo_microtubule_13pf.mrc")[:, 60:150]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        result = restore(data, TILTS, num_samples=2, num_steps=12, warmup=8)
+        result = restore(data, TILTS, num_samples=2, witness="solvent")
     assert np.isfinite(result.mean).all()
     assert result.report.contrast == "bright"
 

@@ -323,6 +323,24 @@ def test_solvent_is_widened_by_as_much_as_a_blind_model_was_too_sure(rng, too_su
     assert np.abs(factor - np.log(expected)).max() < 0.5
 
 
+@pytest.mark.parametrize("widening", [1.0, 20.0])
+def test_standard_deviation_is_that_of_many_draws(widening):
+    """From eight draws, within what so few say; it follows the envelope and does not depend on which draws."""
+    model, *_ = models()
+    mean = np.asarray(model.posterior_mean(jnp.zeros(SHAPE), MASK))
+    model = dataclasses.replace(model, mean=mean, widening=np.full_like(model.solvent, widening))
+    draws = [volume_family.draw(jax.random.key(5), i, model, MASK) for i in range(88)]
+    found, others = (np.asarray(model.standard_deviation(some)) for some in (draws[:8], draws[8:16]))
+    expected = np.sqrt(np.mean([np.square(draw - model.mean) for draw in draws[8:]], axis=0))
+    ratio = found / expected
+    for kind in (model.envelope > 0.9, model.envelope < 0.1):
+        assert ratio[kind].mean() == pytest.approx(1, abs=0.06)
+    assert ratio.std() < 0.16, "80 draws alone leave 0.08"
+    assert np.abs(found / others - 1).mean() < 0.06
+    flat = np.full_like(found, np.sqrt(np.mean(np.square(found))))
+    assert np.std(flat / expected) > 1.5 * ratio.std() or widening > 10
+
+
 def missing_energy(volume, mask):
     shape = volume.shape
     missing = (1 - mask) * fourier.multiplicity(shape) * (fourier.radial_frequency(shape) < 0.25)
@@ -337,10 +355,9 @@ def spread_over_error(shape, seed):
     model = solvent_fit.fit(halves, mask, Geometry((-60, 60)))
     ratios = []
     for widening in (model.widening, np.ones_like(model.widening)):
-        starts = volume_family.starts(
-            jax.random.key(4), dataclasses.replace(model, widening=widening), mask, num_chains=6
-        )
-        spread = np.mean([missing_energy(start - model.mean, mask) for start in starts])
+        other = dataclasses.replace(model, widening=widening)
+        draws = [volume_family.draw(jax.random.key(4), i, other, mask) for i in range(6)]
+        spread = np.mean([missing_energy(draw - model.mean, mask) for draw in draws])
         ratios.append(spread / missing_energy(sim.truth / scale - model.mean, mask))
     return ratios
 

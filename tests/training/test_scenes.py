@@ -16,8 +16,16 @@ from cryowgen_jax.restoration import solvent_fit
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.simulation import crowded_phantom
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.training import Scenes, correction_loss, diffusion_loss, learn_prior
-from cryowgen_jax.training.conditional_prior import LIKELIHOOD_SHARE
+from cryowgen_jax.training import (
+    Scenes,
+    correction_loss,
+    diffusion_loss,
+    error_loss,
+    learn_prior,
+    mean_loss,
+    warmed_muon,
+)
+from cryowgen_jax.training.diffusion import FLOOR, LIKELIHOOD_SHARE
 
 BOX, TILTS = (15, 21, 17), (-70.0, 40.0)  # odd: the wedge is not symmetric at Nyquist
 SHELLS = fourier.wide_shell_index(BOX)[1]
@@ -34,8 +42,9 @@ def scenes(number=2):
     return Scenes(
         truth=truth.astype(np.float32),
         data=data.astype(np.float32),
-        mean=(truth + rng.normal(size=truth.shape)).astype(np.float32),
+        solvent=(truth + 2 * rng.normal(size=truth.shape)).astype(np.float32),
         envelope=rng.random(truth.shape).astype(np.float32),
+        mean=(truth + rng.normal(size=truth.shape)).astype(np.float32),
         noise=np.full((number, SHELLS), 50.0, np.float32),
         signal=rng.uniform(20, 30, (number, SHELLS)).astype(np.float32),
         tilt_range=np.tile(np.float32(TILTS), (number, 1)),
@@ -79,25 +88,71 @@ def test_diffusion_loss_of_the_exact_denoiser_is_one(key):
 
 
 def test_correction_loss_is_its_formula(key):
-    """In float64, for an untrained network: D is the solvent mean, P the signal, and all voxels err alike."""
+    """In float64, for an untrained network: D is the mean it is shown, P the signal, and all voxels err alike."""
     one = draw(scenes(1), key)
     _, log = jax.jit(lambda seen: correction_loss(denoising_network((2,), (0,)), seen))(one)
     truth, guess = (np.fft.rfftn(np.asarray(v, np.float64), norm="ortho") for v in (one.truth, one.sight.mean))
-    power, noise = np.asarray(one.signal, np.float64) + 2e-4, np.asarray(one.noise, np.float64) + 1e-4
+    variance = np.asarray(one.signal, np.float64) + 1e-4
     mask, weight = np.asarray(one.mask), np.broadcast_to(fourier.multiplicity(BOX), one.mask.shape)
-    variance = 1 / (1 / power + mask / noise)
-    error = variance * (guess / power + mask * np.asarray(one.spectrum) / noise) - truth
+    error = guess - truth
     assert log["distance"] == pytest.approx(np.sum(weight * np.abs(error) ** 2) / np.prod(BOX), rel=1e-3)
     shells = weight / (fourier.radial_frequency(BOX) + 0.04) ** 2
     shells[0, 0, 0] = 0
     terms = np.log(variance) + np.abs(error) ** 2 / variance
     assert log["likelihood"] == pytest.approx(np.sum(shells * terms) / shells.sum(), rel=1e-3)
-    parts = log["distance"] + LIKELIHOOD_SHARE * (log["likelihood"] + log["local"])
+    before = np.mean((one.sight.mean - one.truth) ** 2) + FLOOR
+    parts = log["distance"] / before + LIKELIHOOD_SHARE * (log["likelihood"] + log["local"])
     assert log["loss"] == pytest.approx(float(parts), rel=1e-5)
     missing = weight * (1 - mask) * (fourier.radial_frequency(BOX) < 0.25)
     assert log["spread_over_error"] == pytest.approx(
-        np.sum(missing * power) / np.sum(missing * np.abs(guess - truth) ** 2), rel=1e-3
+        np.sum(missing * variance) / np.sum(missing * np.abs(guess - truth) ** 2), rel=1e-3
     )
+
+
+def test_mean_loss_is_relative_to_where_the_network_begins(key):
+    one = draw(scenes(1), key)
+    before = float(np.mean((one.sight.mean - one.truth) ** 2))
+    untrained = denoising_network((2,), (0,))
+    assert float(mean_loss(untrained, one)[0]) == pytest.approx(before / (before + FLOOR), rel=1e-4)
+    perfect = dataclasses.replace(one, sight=one.sight._replace(channels=one.sight.channels.at[..., 4].set(one.truth)))
+    assert float(mean_loss(untrained, perfect)[0]) < 1e-6
+
+
+def test_error_loss_moves_what_the_network_says_of_its_errors_and_nothing_else(key):
+    one = draw(scenes(1), key)
+    leaves, structure = jax.tree.flatten(denoising_network((4,), (1,)))
+    keys = jax.random.split(key, len(leaves))
+    shaken = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    network = jax.tree.unflatten(structure, shaken)
+    (value, log), slope = jax.jit(jax.value_and_grad(error_loss, has_aux=True))(network, one)
+    assert float(value) == pytest.approx(float(log["likelihood"] + log["local"]), rel=1e-5)
+    moved = {jax.tree_util.keystr(path) for path, s in jax.tree_util.tree_leaves_with_path(slope) if np.any(s)}
+    assert {name.split("'")[1] for name in moved} == {"gain", "last"}
+
+    def answer(network):
+        return network(one.sight, one.sight.mean, jnp.zeros(()))
+
+    stepped = answer(jax.tree.map(lambda leaf, s: leaf - 0.1 * s, network, slope))
+    np.testing.assert_array_equal(stepped.volume, answer(network).volume)
+    assert np.any(stepped.log_variance != answer(network).log_variance)
+    assert np.any(stepped.log_gain != answer(network).log_gain)
+
+
+def test_muon_moves_every_weight_and_large_ones_by_orthogonal_matrices(key):
+    network = denoising_network((24, 32), (1, 1))
+    optimizer = warmed_muon(1e-2, 100)
+    slope = jax.tree.map(lambda leaf: 10 + jax.random.normal(key, leaf.shape), network.variables)
+    state = optimizer.init(network.variables)
+    for _ in range(4):
+        updates, state = optimizer.update(slope, state, network.variables)
+    moved = {jax.tree_util.keystr(p): u for p, u in jax.tree_util.tree_leaves_with_path(updates)}
+    assert all(np.abs(update).max() > 0 for update in moved.values())
+    kernels = {name: update for name, update in moved.items() if update.ndim == 5}
+    assert len(kernels) > 4
+    for name, update in kernels.items():
+        matrix = np.asarray(update).reshape(-1, update.shape[-1])
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert (values.max() < 4 * values.min()) == ("last" not in name), name
 
 
 def phantoms(rng, number, shape=(32, 40, 32)):
@@ -116,8 +171,9 @@ def phantoms(rng, number, shape=(32, 40, 32)):
             {
                 "truth": truth,
                 "data": 0.5 * (halves[0] + halves[1]),
-                "mean": model.mean,
+                "solvent": model.mean,
                 "envelope": model.envelope,
+                "mean": model.mean,
                 "noise": model.noise,
                 "signal": model.signal,
                 "tilt_range": geometry.tilt_range,

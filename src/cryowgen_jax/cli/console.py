@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from cryowgen_jax.chains import Progress
+from cryowgen_jax.chains.schedule import SAMPLING, UNRECORDED, WARMUP
 from cryowgen_jax.restoration import AdaptationProgress
-from cryowgen_jax.restoration.adapt import LEARNING
 
 SECONDS_BETWEEN_LINES = 10.0
-APART = ("estimating the model", LEARNING)  # phases other than sampling, each shown as a stage of its own
+OF_CHAINS = (*WARMUP, UNRECORDED, SAMPLING)  # phases that are shown as one stage
 
 
 def terminal() -> Console:
@@ -75,7 +75,7 @@ class ProgressDisplay:
 
     def _update(self, progress: Progress | AdaptationProgress) -> None:
         before, comma, phase = progress.phase.rpartition(", ")  # "tile 2 of 5, warm-up"
-        stage = f"{before}{comma}{phase if phase in APART else 'sampling'}"
+        stage = f"{before}{comma}{'sampling' if phase in OF_CHAINS else phase}"
         if stage != self._stage:  # the first report of a stage holds compilation, or steps of the run being resumed
             self._stage, self._first, self._last_line = stage, (progress.step, progress.seconds), 0.0
             self._bar.reset(self._task, total=progress.num_steps, description=stage)
@@ -99,7 +99,7 @@ def _measure(progress: Progress | AdaptationProgress, phase: str) -> str:
     """The number that says how it goes, where there is one."""
     if isinstance(progress, AdaptationProgress):
         return f", loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
-    return "" if phase in APART else f", acceptance {progress.acceptance:.2f}"
+    return f", acceptance {progress.acceptance:.2f}" if phase in OF_CHAINS else ""
 
 
 @contextlib.contextmanager

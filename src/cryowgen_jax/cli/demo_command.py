@@ -18,6 +18,7 @@ from cryowgen_jax.cli.simulate_command import AXIS_LENGTH, write_simulation
 from cryowgen_jax.io import prepare_output_folder, read_tomogram, write_bytes_atomic, write_text_atomic
 from cryowgen_jax.restoration import Restoration, restore
 from cryowgen_jax.restoration.checks import METHODS
+from cryowgen_jax.restoration.volume_family import WitnessChoice
 from cryowgen_jax.simulation import (
     Evaluation,
     SimulatedTomogram,
@@ -36,7 +37,7 @@ NAMES = {
     "cryogen_map": "CryoGEN-I",
 }
 HOW = {
-    "cryowgen_langevin": "Langevin chains",
+    "cryowgen_langevin": "draws of the posterior",
     "cryowgen_mc": "importance sampling, from draws of the model itself",
     "cryogen_ot": "optimal transport, one answer",
     "cryogen_map": "maximum a posteriori, one answer",
@@ -94,7 +95,7 @@ class Entry:
 def command(output: pathlib.Path, shape: tuple[int, int, int], seed: int) -> None:
     """Simulate a tomogram with known truth, restore it by every method, and compare with the truth.
 
-    Takes about two minutes. Leaves in the folder DIR report.html (look at this first), a picture (demo.png), a table
+    Takes about a minute. Leaves in the folder DIR report.html (look at this first), a picture (demo.png), a table
     (table.md), the simulated tomogram with its truth, and one folder of volumes for each method.
     """
     terminal = screen.terminal()
@@ -105,7 +106,8 @@ def command(output: pathlib.Path, shape: tuple[int, int, int], seed: int) -> Non
     paths = write_simulation(simulated, output / "tomogram.mrc")
     frame = read_tomogram(paths[0])
     terminal.print(f"simulated {' x '.join(map(str, shape))} voxels, wedge of -60 to 60 degrees", markup=False)
-    entries = []
+    entries: list[Entry] = []
+    witness: WitnessChoice = "auto"
     for method in METHODS:
         terminal.print(f"{NAMES[method]}: {HOW[method]}", markup=False)
         started = time.monotonic()
@@ -114,11 +116,13 @@ def command(output: pathlib.Path, shape: tuple[int, int, int], seed: int) -> Non
                 simulated.half1,
                 simulated.tilt_range,
                 half2=simulated.half2,
+                witness=witness,
                 method=method,
                 key=jax.random.key(seed),
                 progress=progress,
             )
         seconds = time.monotonic() - started
+        witness = "learned" if restoration.report.witness == "learned" else "solvent"  # chosen once
         results.write_volumes(output / method, restoration, frame)
         entries.append(Entry(NAMES[method], restoration, _evaluation(simulated, restoration), seconds))
     _write_comparison(output, simulated, entries, seed)

@@ -28,7 +28,7 @@ from cryowgen_jax.cli.options import (
 )
 from cryowgen_jax.io import Tomogram, prepare_output_folder, read_tilt_angles, read_tomogram, run_folder
 from cryowgen_jax.restoration import Cost, Restoration, estimate_cost, load_witness, restore
-from cryowgen_jax.restoration.checks import METHODS, WITNESSES, check_options
+from cryowgen_jax.restoration.checks import METHODS, SAMPLER_NAMES, WITNESSES, check_options
 from cryowgen_jax.restoration.geometry import ANGLE_TOLERANCE, Geometry
 from cryowgen_jax.restoration.restore import NUM_STEPS, WARMUP, Contrast
 from cryowgen_jax.restoration.volume_family import MOST_CHAINS, default_chains
@@ -62,11 +62,11 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
 )
 @click.option(
     "--witness",
-    default="default",
+    default=WITNESSES[0],
     show_default=True,
     metavar="NAME|FILE",
-    help="What volumes are like: 'default' (particles stand out from solvent), 'learned' (a network that comes with "
-    "the program, for voxels of about 10 A), or a file of weights.",
+    help="What volumes are like: 'solvent' (particles stand out from solvent), 'learned' (a network that comes with "
+    "the program), 'auto' (whichever foretells tilts better that are hidden from both), or a file of weights.",
 )
 @click.option(
     "--method",
@@ -76,6 +76,14 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     show_default=True,
     help="cryowgen_langevin; to compare it with cryowgen_mc (importance sampling, poor with --center), or "
     "cryogen_ot and cryogen_map, which give one volume and no spread.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(SAMPLER_NAMES),
+    metavar="NAME",
+    default=SAMPLER_NAMES[0],
+    show_default=True,
+    help="Of cryowgen_langevin. 'auto' draws exactly where that can be done; 'preconditioned' runs Langevin chains.",
 )
 @click.option(
     "--samples",
@@ -124,6 +132,7 @@ def command(
     center: pathlib.Path | None,
     witness: str,
     method: str,
+    sampler: str,
     samples: int,
     steps: int,
     warmup: int,
@@ -142,15 +151,16 @@ def command(
     and axes.
 
     Writes into the folder DIR: report.html (look at this first), mean.mrc (the restoration), std.mrc (how far the
-    volumes of the family differ: where it is large, the mean is a guess), samples/ (the family), wedge.mrc (which
-    Fourier coefficients count as measured, zero frequency in the middle) and run.json (all settings and diagnostics).
+    volumes of the family differ: where it is large, the mean is a guess), missed.mrc (how likely there is density that
+    the mean does not show), samples/ (the family), wedge.mrc (which Fourier coefficients count as measured, zero
+    frequency in the middle) and run.json (all settings and diagnostics).
 
     Example: cryowgen restore tomo.mrc --tilt-range -60 60 --output restored
     """
     terminal = screen.terminal()
     angles, span = _tilts(tilt_range, tilt_angles)
     Geometry(span, tilt_axis, beam_axis, angles)
-    check_options(method, "default", contrast, samples, steps, warmup, tile)
+    check_options(method, WITNESSES[0], contrast, samples, steps, warmup, tile, sampler=sampler)
     files = {"tomogram": tomogram, "half2": half2, "center": center}
     weights = None if witness in WITNESSES else pathlib.Path(witness)
     chosen: Any = witness if weights is None else load_witness(weights)
@@ -167,6 +177,7 @@ def command(
         "beam_axis": beam_axis,
         "contrast": contrast,
         "method": method,
+        "sampler": sampler,
         "samples": samples,
         "steps": steps,
         "warmup": warmup,
@@ -177,13 +188,22 @@ def command(
     if resume and run_folder.is_complete(output, settings):
         terminal.print(f"'{output}' is complete already, nothing to do", markup=False)
         return
-    cost = estimate_cost(whole.data.shape, samples, steps, warmup, tile, learned=witness != "default")
+    chains = default_chains(samples, steps) if sampler != SAMPLER_NAMES[0] or center is not None else 0
+    cost = estimate_cost(
+        whole.data.shape,
+        samples,
+        steps,
+        warmup,
+        tile,
+        witness=witness if weights is None else "weights",
+        with_chains=chains > 0,
+    )
     new = not output.exists()
     if not resume:
-        results.require_space(output, whole, samples, default_chains(samples, steps))
+        results.require_space(output, whole, samples, chains)
     prepare_output_folder(output, resume=resume)
     with run_folder.under_way(output, settings, new=new) as checkpoint:
-        terminal.print(_plan(whole, cost, samples, steps, warmup, method), markup=False)
+        terminal.print(_plan(whole, cost, samples, chains if method == METHODS[0] else 0, steps + warmup), markup=False)
         with screen.warnings_shown(terminal) as shown, screen.ProgressDisplay(terminal, tomogram.name) as progress:
             restoration = restore(
                 whole.data,
@@ -192,6 +212,7 @@ def command(
                 center=volumes["center"].data if "center" in volumes else None,
                 witness=chosen,
                 method=method,
+                sampler=sampler,
                 num_samples=samples,
                 key=jax.random.key(seed),
                 tilt_axis=tilt_axis,
@@ -270,20 +291,25 @@ def notes(volumes: Collection[Tomogram], first: str, then: str) -> Iterator[str]
 def _scale(whole: Tomogram, witness: str) -> Iterator[str]:
     """Whether a learned witness meets voxels of another size than it learned from."""
     size = max(whole.voxel_size_angstrom)
-    if witness != "default" and not LEARNED_VOXEL_SIZES[0] <= size <= LEARNED_VOXEL_SIZES[1]:
+    if witness not in ("auto", "solvent") and not LEARNED_VOXEL_SIZES[0] <= size <= LEARNED_VOXEL_SIZES[1]:
         yield f"voxels of {size:.4g} A: the network learned from 10 A, bin the tomogram or leave out --witness"
 
 
-def _plan(whole: Tomogram, cost: Cost, samples: int, steps: int, warmup: int, method: str) -> str:
+def _plan(whole: Tomogram, cost: Cost, samples: int, chains: int, steps: int) -> str:
     shape = " x ".join(str(n) for n in whole.data.shape)
-    chains = default_chains(samples, steps)
-    work = f"{samples} samples" + (f" of {chains} chains of {warmup + steps} steps" if method == METHODS[0] else "")
+    work = f"{samples} samples" + (f" of {chains} chains of {steps} steps" if chains else "")
     return f"{shape} voxels, {work}: about {screen.duration(cost.seconds)}, {screen.size(cost.num_bytes)} of memory"
 
 
 def _ending(restoration: Restoration, output: pathlib.Path) -> str:
     outcome = restoration.report
-    return (
-        f"done in {screen.duration(outcome.seconds)}; effective samples {screen.number(outcome.ess, '.0f')}, "
-        f"R-hat {screen.number(outcome.r_hat, '.2f')} (1 is best); look at {output / 'report.html'}"
-    )
+    said = [f"done in {screen.duration(outcome.seconds)}"]
+    if outcome.hidden_tilt_agreement:
+        agreement = ", ".join(f"{name} {value:.3f}" for name, value in outcome.hidden_tilt_agreement.items())
+        said.append(f"witness {outcome.witness} (correlation with hidden tilts: {agreement})")
+    if outcome.num_gradients:
+        said.append(
+            f"effective samples {screen.number(outcome.ess, '.0f')}, R-hat {screen.number(outcome.r_hat, '.2f')} "
+            "(1 is best)"
+        )
+    return "; ".join([*said, f"look at {output / 'report.html'}"])

@@ -16,12 +16,13 @@ import numpy as np
 from cryowgen_jax import report
 from cryowgen_jax.cli import console as screen
 from cryowgen_jax.io import Tomogram, require_free_space, write_text_atomic, write_volume
-from cryowgen_jax.restoration import Restoration
+from cryowgen_jax.restoration import Restoration, RestorationReport
 from cryowgen_jax.spatial import fourier
 
 PACKAGES = ("cryowgen-jax", "jax", "jaxlib", "flax", "blackjax", "numpy", "scipy", "mrcfile")
+SPREADS = ("std", "missed")  # volumes with a scale of their own, from 0
 SPECTRA = ("tomogram", "mean", "one sample")  # of which the report shows power spectra
-NUM_SUMMARIES = 3  # volumes beside the samples
+NUM_SUMMARIES = 4  # volumes beside the samples
 NUM_CHECKPOINTS, VOLUMES_PER_CHAIN = 3, 5  # two that are kept and the one being written; beside the samples, measured
 
 
@@ -47,10 +48,11 @@ def write_all(
 
 
 def write_volumes(folder: pathlib.Path, restoration: Restoration, like: Tomogram) -> None:
-    """mean.mrc, std.mrc, wedge.mrc and samples/sample_000.mrc ..., all in the frame of the tomogram."""
+    """mean.mrc, std.mrc, missed.mrc, wedge.mrc and samples/sample_000.mrc ..., all in the frame of the tomogram."""
     for number, member in enumerate(restoration.samples):
         write_volume(folder / "samples" / f"sample_{number:03d}.mrc", member, like)
     write_volume(folder / "wedge.mrc", fourier.centered_full_spectrum(restoration.wedge, like.data.shape), like)
+    write_volume(folder / "missed.mrc", restoration.missed, like)
     write_volume(folder / "std.mrc", restoration.std, like)
     write_volume(folder / "mean.mrc", restoration.mean, like)
 
@@ -90,13 +92,15 @@ def write_report(
     }
     if len(restoration.samples) > 1:
         volumes |= {"one sample": restoration.samples[0], "another sample": restoration.samples[-1]}
-        volumes["std"] = restoration.std
+        volumes |= {"std": restoration.std, "missed": restoration.missed}
     if outcome.contrast == "dark":
-        volumes = {name: volume if name == "std" else -volume for name, volume in volumes.items()}
-    figures = {"Slices": report.slice_figure(volumes, voxel_size_angstrom=size, spread=("std",))}
+        volumes = {name: volume if name in SPREADS else -volume for name, volume in volumes.items()}
+    figures = {"Slices": report.slice_figure(volumes, voxel_size_angstrom=size, spread=SPREADS)}
     captions = {
         "Slices": "Density is shown bright. The tomogram is smeared along its beam axis "
-        f"({settings['beam_axis']}). Where std is large, the samples disagree and the mean is a guess."
+        f"({settings['beam_axis']}). Where std is large, the samples disagree and the mean is a guess. "
+        "Missed: how likely there is density of half the particles' level, at a resolution of 4 voxels, where the mean "
+        "shows less."
     }
     if (settings["tilt_axis"], settings["beam_axis"]) == ("y", "z"):
         spectra = {name: volume for name, volume in volumes.items() if name in SPECTRA}
@@ -109,12 +113,19 @@ def write_report(
         )
     summary: list[tuple[str, Any] | tuple[str, Any, str]] = [
         ("Method", outcome.method),
+        _witness(outcome),
         ("Status", outcome.status),
         ("Samples", len(restoration.samples)),
         ("Density in the tomogram", outcome.contrast),
         ("Noise", f"{outcome.noise_std:.4g} per voxel ({outcome.noise_rule})"),
+        *([_missed(outcome.missed_share)] if np.isfinite(outcome.missed_share) else []),
+        ("Sampler", outcome.sampler),
         ("Effective samples", screen.number(outcome.ess, ".0f"), "how many independent samples mean and std rest on"),
-        ("R-hat", screen.number(outcome.r_hat, ".2f"), "1 where the chains agree; above 1.2 they need more steps"),
+        *(
+            [("R-hat", screen.number(outcome.r_hat, ".2f"), "1 where the chains agree; above 1.2 they need more steps")]
+            if outcome.num_gradients
+            else []
+        ),
         ("Time", screen.duration(outcome.seconds)),
     ]
     page = report.render_report(
@@ -126,6 +137,18 @@ def write_report(
         captions=captions,
     )
     write_text_atomic(folder / "report.html", page)
+
+
+def _witness(outcome: RestorationReport) -> tuple[str, Any] | tuple[str, Any, str]:
+    if not outcome.hidden_tilt_agreement:
+        return ("Witness", outcome.witness)
+    agreement = ", ".join(f"{name} {value:.3f}" for name, value in outcome.hidden_tilt_agreement.items())
+    meaning = "what says what is likely; correlation of each candidate with tilts that were hidden from it"
+    return ("Witness", f"{outcome.witness} ({agreement})", meaning)
+
+
+def _missed(share: float) -> tuple[str, Any, str]:
+    return ("Density that the mean does not show", f"{100 * share:.0f} %", "expected share; missed.mrc says where")
 
 
 def _plain(value: Any) -> Any:

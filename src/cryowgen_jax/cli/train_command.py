@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -163,7 +164,7 @@ def command(
                 checkpoint=checkpoint,
                 progress=progress,
             )
-        save_witness(output, adapted.weights.network, weights.settings | {ADAPTED: settings})
+        save_witness(output, dataclasses.replace(adapted.weights, settings=weights.settings | {ADAPTED: settings}))
     terminal.print(_ending(adapted.log["loss"], tomograms, tilt_range, output), markup=False)
 
 

@@ -1,15 +1,15 @@
 r"""A denoiser that has seen the tomogram, and begins at what the solvent model makes of it.
 
-D(z, sigma) approximates the mean of a volume v given the tomogram and z = v + sigma * white noise. With m the solvent
-model's posterior mean and s = ``SPREAD``,
+D(z, sigma) approximates the mean of a volume v given the tomogram and z = v + sigma * white noise. With m the posterior
+mean that the first network (``models.prior_net``) leads to, and s = ``SPREAD``,
 
 .. math:: D(z, \sigma) = m + \frac{s^2}{t^2} (z - m)
           + \frac{s \sigma}{t} \, F\!\left(\frac{z - m}{t}, \sigma, \ldots\right), \qquad t^2 = s^2 + \sigma^2
 
 (Karras et al., NeurIPS 2022, with the volume's mean taken off). For sigma = infinity, where z says nothing,
 D = m + s F: the posterior mean itself. F, a network whose last layer starts at zero, also sees the data, a Wiener
-estimate, m, the envelope, the spectra of noise and signal, and the tilt range. So the untrained D is the solvent
-model's mean, and what is larger than the network's receptive field is given.
+estimate, m, the solvent model's mean and envelope, the spectra of noise and signal, and the tilt range. So the
+untrained D is m, and what is larger than the network's receptive field is given.
 
 For sigma = infinity the network also says how wrong D is. With its P, the power of v - D per frequency, and e, the
 inverse of a relative variance per voxel, v is about Gaussian with mean D and precision
@@ -23,9 +23,10 @@ Everything is in units of the signal's standard deviation, with beam z and tilt 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +39,10 @@ from cryowgen_jax.models.prior_net import KNOTS, bounded_log_variance, spectral_
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array
 
-WIDTHS, PAIRS = (32, 64, 96), (1, 2, 2)
+WIDTHS, PAIRS = (32, 64, 64), (1, 2, 2)
 SPREAD = 0.5  # s
 BANDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # cycles per voxel: the network gets noise and signal of each band
-NUM_CHANNELS, NUM_CONDITIONS = 5, 2 * (len(BANDS) - 1) + 4
+NUM_CHANNELS, NUM_CONDITIONS = 6, 2 * (len(BANDS) - 1) + 4
 _EMBEDDED = 64
 _SMALL = 1e-4  # under a mean square of features
 _SECOND = 0.3  # initial gain of the convolution whose result is added
@@ -53,7 +54,7 @@ class Sight(NamedTuple):
     Attributes
     ----------
     channels
-        (Z, Y, X, 4): data, Wiener estimate, solvent mean and envelope.
+        (Z, Y, X, 5): data, Wiener estimate, solvent mean and envelope, and the first network's mean.
     conditions
         Noise and signal per band, tilt range; (14,).
     scale
@@ -67,7 +68,7 @@ class Sight(NamedTuple):
     @property
     def mean(self) -> Array:
         """m, less its average."""
-        return self.channels[..., 2]
+        return self.channels[..., 4]
 
 
 class Denoised(NamedTuple):
@@ -82,8 +83,8 @@ class Denoiser(nnx.Module):
     """(sight, z, sigma) -> D(z, sigma). Sigma 0 stands for infinity: z is then not looked at.
 
     2^3 patches; on each of the grids, halved from one to the next, pairs of 3^3 convolutions whose result is added.
-    The features that enter a pair have mean square 1 and are scaled and shifted by functions of the conditions (Perez
-    et al., FiLM, AAAI 2018). Boxes are padded with zeros and cut back.
+    The features that enter a pair or the last layer have mean square 1; before a pair they are scaled and shifted by
+    functions of the conditions (Perez et al., FiLM, AAAI 2018). Boxes are padded with zeros and cut back.
 
     Parameters
     ----------
@@ -98,13 +99,13 @@ class Denoiser(nnx.Module):
     def __init__(self, widths: Sequence[int] = WIDTHS, pairs: Sequence[int] = PAIRS, *, rngs: nnx.Rngs) -> None:
         zeros = nnx.initializers.zeros_init()
         self.embedding = nnx.Linear(NUM_CONDITIONS, _EMBEDDED, rngs=rngs)
-        self.first = Convolution(8 * NUM_CHANNELS, widths[0], rngs=rngs)
+        self.first = Convolution(8 * NUM_CHANNELS, widths[0], rngs=rngs, half=True)
         self.down = nnx.List([_pairs(count, width, rngs) for count, width in zip(pairs, widths, strict=True)])
         self.up = nnx.List([_pairs(count, width, rngs) for count, width in zip(pairs[:-1], widths[:-1], strict=True)])
         steps = list(itertools.pairwise(widths))
         self.coarser = nnx.List([nnx.Linear(fine, coarse, rngs=rngs) for fine, coarse in steps])
         self.finer = nnx.List([nnx.Linear(coarse, fine, rngs=rngs) for fine, coarse in steps])
-        self.last = Convolution(widths[0], 16, rngs=rngs, silent=True)
+        self.last = Convolution(widths[0], 16, rngs=rngs, silent=True, half=True)
         self.gain = nnx.Linear(_EMBEDDED, 2 * len(KNOTS), kernel_init=zeros, rngs=rngs)
 
     def __call__(self, sight: Sight, volume: Array, sigma: Array) -> Denoised:
@@ -138,22 +139,26 @@ class Denoiser(nnx.Module):
             features = passed[i] + double(self.finer[i](features))
             for pair in self.up[i]:
                 features = pair(features, conditions)
-        return depth_to_space(self.last(features))[:z, :y, :x]
+        return depth_to_space(self.last(_even(features)))[:z, :y, :x]
 
 
 class _Pair(nnx.Module):
     """Two convolutions whose result is added to what came in."""
 
     def __init__(self, width: int, rngs: nnx.Rngs) -> None:
-        self.first = Convolution(width, width, rngs=rngs)
-        self.second = Convolution(width, width, rngs=rngs)
+        self.first = Convolution(width, width, rngs=rngs, half=True)
+        self.second = Convolution(width, width, rngs=rngs, half=True)
         self.second.kernel[...] *= _SECOND
         self.film = nnx.Linear(_EMBEDDED, 2 * width, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def __call__(self, features: Array, conditions: Array) -> Array:
-        even = features * jax.lax.rsqrt(jnp.mean(features**2, axis=-1, keepdims=True) + _SMALL)
         scale, shift = jnp.split(self.film(conditions)[None, None, None], 2, axis=-1)
-        return features + self.second(jax.nn.silu(self.first(even * (1 + scale) + shift)))
+        return features + self.second(jax.nn.silu(self.first(_even(features) * (1 + scale) + shift)))
+
+
+def _even(features: Array) -> Array:
+    """With mean square 1 at each voxel."""
+    return features * jax.lax.rsqrt(jnp.mean(features**2, axis=-1, keepdims=True) + _SMALL)
 
 
 def _pairs(count: int, width: int, rngs: nnx.Rngs) -> nnx.List:
@@ -165,15 +170,33 @@ def denoising_network(widths: Sequence[int] = WIDTHS, pairs: Sequence[int] = PAI
     return from_nnx(Denoiser(widths, pairs, rngs=nnx.Rngs(seed)))
 
 
-def sight_of(spectrum: Array, mean: Array, envelope: Array, noise: Array, signal: Array, tilt_range: Array) -> Sight:
+def with_errors_alone(network: NnxFunction) -> NnxFunction:
+    """The same :class:`Denoiser`, whose gradient is that of what it says of its errors: D is left as it is."""
+
+    def held(path: Any, leaf: Array) -> Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name.startswith("gain"):
+            return leaf
+        if name.startswith("last"):  # outputs alternate: D and log s^2 of each voxel of a patch
+            return jnp.where(jnp.arange(leaf.shape[-1]) % 2 == 1, leaf, jax.lax.stop_gradient(leaf))
+        return jax.lax.stop_gradient(leaf)
+
+    return dataclasses.replace(network, variables=jax.tree_util.tree_map_with_path(held, network.variables))
+
+
+def sight_of(
+    spectrum: Array, solvent: Array, envelope: Array, mean: Array, noise: Array, signal: Array, tilt_range: Array
+) -> Sight:
     """What the network is shown of a tomogram.
 
     Parameters
     ----------
     spectrum
         y, the data's half spectrum, 0 where nothing was measured.
-    mean, envelope
-        Of the solvent model, (Z, Y, X).
+    solvent, envelope
+        The solvent model's mean and envelope, (Z, Y, X).
+    mean
+        m, the mean that the first network leads to.
     noise, signal
         N and S, one value per coefficient (S as if all orientations had been measured).
     tilt_range
@@ -186,7 +209,8 @@ def sight_of(spectrum: Array, mean: Array, envelope: Array, noise: Array, signal
     channels = (
         (data - jnp.mean(data)) / (jnp.std(data) + _SMALL * scale),
         wiener - jnp.mean(wiener),
-        (mean - jnp.mean(mean)) / scale,
+        (solvent - jnp.mean(solvent)) / scale,
         envelope,
+        (mean - jnp.mean(mean)) / scale,
     )
     return Sight(jnp.stack(channels, axis=-1), conditions, scale)

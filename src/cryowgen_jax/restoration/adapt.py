@@ -5,56 +5,60 @@ Monte Carlo expectation-maximisation (Wei and Tanner, JASA 1990) of the conditio
 .. math:: \phi \leftarrow \arg\max_\phi \; E_{v \sim \rho(\cdot \mid y_1), \rho(\cdot \mid y_2), \ldots} \;
           E_{y' \mid v} \; \log \rho_\phi(v \mid y').
 
-The E step draws volumes v from the posteriors of the tomograms. The M step (``training.learn_prior``) turns them by
-rotations of the cube, puts them through a wedge and noise like those of the tomograms (y'), and trains the network to
-find v from y', starting from its present weights. In a turned volume, what was measured lies in the new wedge, where it
-teaches the network what belongs there (Liu et al., Nature Communications 2022). Draws are used and not their mean: the
-mean is smooth where it is unsure, and a network trained on it would be sure of smooth places.
+The E step draws volumes v from the posteriors of the tomograms. The M step (``training.learn_prior``) turns cubes of
+them by rotations of the cube, puts them through a wedge and noise like those of the tomograms (y'), fits the solvent
+model to y', and trains the second network to find v, starting from its present weights. In a turned volume, what was
+measured lies in the new wedge, where it teaches the network what belongs there (Liu et al., Nature Communications
+2022). Draws are used and not their mean: the mean is smooth where it is unsure, and a network trained on it would be
+sure of smooth places.
 
-The first draws come from the default model. It is closer to the truth than a network that has never seen such
-specimens, and makes other errors than the network, which could learn nothing new from itself. In later rounds the draws
-come from the adapted network.
+The first draws come from the solvent model, which makes other errors than the network; the network could learn nothing
+new from itself. In later rounds the draws come from the adapted network.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import pathlib
+import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax import io
+from cryowgen_jax.chains import Progress
 from cryowgen_jax.chains.parallel import largest_divisor
-from cryowgen_jax.restoration import checks
-from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost
+from cryowgen_jax.restoration import checks, solvent_fit
+from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost, fit_seconds
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
+from cryowgen_jax.restoration.learned_model import PriorWeights, first_look, shipped_weights
 from cryowgen_jax.restoration.preparation import frame_of
 from cryowgen_jax.restoration.restore import Contrast, frame_for
-from cryowgen_jax.restoration.volume_family import Plan, PreparedVolume, ProgressFn, WitnessChoice, family_of
+from cryowgen_jax.restoration.volume_family import PreparedVolume, ProgressFn, by_draws, model_of
 from cryowgen_jax.restoration.wedge_inspection import inspect_wedge
-from cryowgen_jax.training import Sighting, Specimens, TrainingProgress, learn_prior, warmed_adam
-from cryowgen_jax.training.specimens import HIGHEST_FREQUENCY
+from cryowgen_jax.spatial import fourier
+from cryowgen_jax.spatial.rotation import turn_cube
+from cryowgen_jax.training import Scenes, TrainingProgress, correction_loss, learn_prior, warmed_adam
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
 NUM_ROUNDS, NUM_ITERATIONS = 1, 200
-PLAN = Plan(num_samples=8, num_chains=4, num_steps=20, warmup=30)  # of the draws of one tomogram
+NUM_DRAWS = 8  # of one tomogram
 LARGEST_PART = 128  # voxels: of a larger tomogram the middle is drawn
-LARGEST_CUBE, LARGEST_BOX = 64, 48  # voxels, of what is turned and of an example
-MULTIPLE = 8  # voxels, of cubes and boxes: networks halve their grid
-FEWEST_CUBES, MOST_CUBES = 4, 64  # of one draw
+LARGEST_CUBE = 48  # voxels, of what is turned and learned from
+MULTIPLE = 8  # voxels: networks halve their grid
+NUM_SCENES = 48  # to learn from, of all tomograms together
+LEVELS_ABOUT, TILTS_ABOUT = 2.0, 4.0  # largest factor of the noise, largest shift of tilts in degrees
 RATE = 3e-5  # ten times as much makes a trained network worse, even on true volumes: one example is a small batch
 CHUNK = 10  # iterations between reports, or fewer
 BATCH_SIZE = 1
-NUM_FREQUENCIES = 32  # at which a noise spectrum is kept
-CONVOLUTIONS = 55.0  # what an example costs in convolutions of the finest level, measured
-CHANNEL_VOLUMES = 150  # of the box's size, that learning needs for each channel of the finest level, measured
+CONVOLUTIONS = 50.0  # what an example costs in convolutions of the finest grid, measured
+BOX_VOLUMES = 600  # of the box's size, that learning needs, measured
 COMPILING = 45.0  # seconds
 LEARNING = "learning"  # the phase
 
@@ -136,13 +140,14 @@ def adapt_witness(
         of = f"round {number + 1} of {num_rounds}, " if num_rounds > 1 else ""
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"round_{number}"
         draw_key, learn_key = jax.random.split(jax.random.fold_in(key, number))
-        chosen: WitnessChoice = weights if number else "default"
+        chosen: PriorWeights | Literal["solvent"] = weights if number else "solvent"
         seen_by = [dataclasses.replace(part, witness=chosen) for part in parts]
-        specimens = _drawn(draw_key, seen_by, edge, folder, of, progress)
+        scenes = _drawn(draw_key, weights, seen_by, edge, folder, of, progress)
         learned = learn_prior(
             learn_key,
-            weights.network,
-            specimens,
+            weights.second,
+            scenes,
+            loss=correction_loss,
             optimizer=warmed_adam(RATE, num_iterations),
             num_iterations=num_iterations,
             batch_size=BATCH_SIZE,
@@ -152,7 +157,7 @@ def adapt_witness(
         )
         if learned.status != "ok":
             raise InputError(f"learning {learned.status}: check the tilt range, or give other tomograms")
-        weights = PriorWeights(learned.average, weights.settings)
+        weights = dataclasses.replace(weights, second=learned.average)
         logs.append(learned.log)
     return Adaptation(weights, {name: np.concatenate([log[name] for log in logs]) for name in (logs or [{}])[0]})
 
@@ -172,12 +177,13 @@ def estimate_adaptation(
         Where a tomogram does not fit in memory.
     """
     parts = [tuple(min(n, LARGEST_PART) for n in shape) for shape in shapes]
-    draws = [estimate_cost(part, PLAN.num_chains, PLAN.num_steps, PLAN.warmup) for part in parts]
-    box = min(max(_cube_edge(parts), MULTIPLE), LARGEST_BOX)
-    channels = int(str(start.settings["channels"]))
-    learning = COMPILING + num_iterations * BATCH_SIZE * CONVOLUTIONS * convolution_seconds((box,) * 3, channels)
-    seconds = num_rounds * (sum(draw.seconds for draw in draws) + learning)
-    return Cost(seconds, max(4 * box**3 * CHANNEL_VOLUMES * channels, *(draw.num_bytes for draw in draws)), None)
+    draws = [estimate_cost(part, NUM_DRAWS, 1, 0, witness="solvent") for part in parts]
+    box = max(_cube_edge(parts), MULTIPLE)
+    width = int(json.loads(str(start.settings["widths"]))[0])
+    learning = num_iterations * BATCH_SIZE * CONVOLUTIONS * convolution_seconds((box // 2,) * 3, width)
+    scenes = max(NUM_SCENES, len(parts)) * fit_seconds((box,) * 3)
+    seconds = num_rounds * (sum(draw.seconds for draw in draws) + scenes + COMPILING + learning)
+    return Cost(seconds, max(4 * box**3 * BOX_VOLUMES, *(draw.num_bytes for draw in draws)), None)
 
 
 def _cube_edge(shapes: Sequence[tuple[int, ...]]) -> int:
@@ -228,50 +234,103 @@ def _part(
 
 def _drawn(
     key: PRNGKey,
+    weights: PriorWeights,
     parts: Sequence[PreparedVolume],
     edge: int,
     folder: pathlib.Path | None,
     of: str,
     progress: Callable[[AdaptationProgress], None] | None,
-) -> Specimens:
-    """Draw volumes of all tomograms, or read what was drawn before an interruption."""
-    drawn = []
-    for i, part in enumerate(parts):
-        number = PLAN.num_samples * _cubes_per_draw(part.halves[0].shape, edge)
+) -> Scenes:
+    """Scenes made of draws of all tomograms, or those that were made before an interruption."""
+    made: list[Scenes] = []
+    counts = [len(share) for share in np.array_split(np.arange(max(NUM_SCENES, len(parts))), len(parts))]
+    for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
         kept = None if folder is None else folder / f"tomogram_{i}"
-        like = (np.zeros((number, edge, edge, edge), np.float16), np.zeros((number, NUM_FREQUENCIES), np.float32))
-        found = None if kept is None else io.load_checkpoint(kept, like)
+        found = None if kept is None else io.load_checkpoint(kept, _blank(count, edge))
         if found is not None:
-            drawn.append(found[1])
+            made.append(found[1])
             continue
         this = f"{of}tomogram {i + 1} of {len(parts)}, " if len(parts) > 1 else of
-        drawn.append(_cubes_of(jax.random.fold_in(key, i), part, edge, _from_chains(this, progress)))
+        made.append(_scenes_of(jax.random.fold_in(key, i), weights, part, edge, count, _from_chains(this, progress)))
         if kept is not None:
-            io.save_checkpoint(kept, 1, drawn[-1])
-    cubes, noise = (jnp.asarray(np.concatenate(arrays)) for arrays in zip(*drawn, strict=True))
-    box = (min(edge, LARGEST_BOX),) * 3
-    return Specimens(cubes, box, Sighting(noise, jnp.asarray(parts[0].geometry.tilt_range, jnp.float32)))
+            io.save_checkpoint(kept, 1, made[-1])
+    return together(made)
 
 
-def _cubes_of(
-    key: PRNGKey, part: PreparedVolume, edge: int, progress: ProgressFn | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cubes at random places of draws of one tomogram, (M, n, n, n), beam first, tilt axis second; and their noise."""
-    family = family_of(key, part, PLAN, progress=progress)
+def _scenes_of(
+    key: PRNGKey, weights: PriorWeights, part: PreparedVolume, edge: int, count: int, progress: ProgressFn | None
+) -> Scenes:
+    """Cubes at random places of draws of one tomogram, turned, and seen again as that was."""
+    model = model_of(part, progress)
+    family = by_draws(key, model, part.mask, NUM_DRAWS, progress=progress)
+    draws = np.asarray(family.samples).transpose(0, *(1 + axis for axis in part.geometry.order))
     generator = np.random.default_rng(np.asarray(jax.random.bits(jax.random.fold_in(key, 3), (4,))))
-    cubes = []
-    for member in np.asarray(family.samples).transpose(0, *(1 + axis for axis in part.geometry.order)):
-        for _ in range(_cubes_per_draw(member.shape, edge)):
-            corner = [int(generator.integers(0, n - edge + 1)) for n in member.shape]
-            cubes.append(member[tuple(slice(start, start + edge) for start in corner)])
-    model = family.model
-    frequencies = np.linspace(0.0, HIGHEST_FREQUENCY, NUM_FREQUENCIES)
-    noise = np.interp(frequencies, model.shells.frequency, model.noise).astype(np.float32)
-    return np.stack(cubes).astype(np.float16), np.tile(noise, (len(cubes), 1))
+    started, rows = time.monotonic(), list[Scenes]()
+    for number in range(count):
+        draw = draws[number % NUM_DRAWS]
+        corner = [int(generator.integers(0, n - edge + 1)) for n in draw.shape]
+        cube = jnp.asarray(draw[tuple(slice(start, start + edge) for start in corner)])
+        truth = np.asarray(turn_cube(cube, jnp.asarray(generator.integers(24))))
+        low, high = part.geometry.tilt_range
+        tilts = np.array((low, high) if generator.random() < 0.5 else (-high, -low))
+        tilts = np.clip(tilts + generator.uniform(-TILTS_ABOUT, TILTS_ABOUT, 2), -90, 90)
+        level = LEVELS_ABOUT ** generator.uniform(-1, 1)
+        radius = fourier.radial_frequency(truth.shape)
+        noise = level * np.interp(radius, model.shells.frequency, model.noise)
+        geometry = Geometry((float(tilts[0]), float(tilts[1])))
+        halves = _seen_again(generator, truth, noise, geometry, len(part.halves))
+        rows.append(scene_of(weights, truth, halves, geometry))
+        if progress is not None:
+            progress(Progress("making scenes", number + 1, count, 1.0, time.monotonic() - started))
+    return together(rows)
 
 
-def _cubes_per_draw(shape: tuple[int, ...], edge: int) -> int:
-    return int(np.clip(2 * math.prod(shape) // edge**3, FEWEST_CUBES, MOST_CUBES))
+def _seen_again(
+    generator: np.random.Generator, truth: np.ndarray, noise: np.ndarray, geometry: Geometry, num_halves: int
+) -> tuple[Array, ...]:
+    """A volume through a wedge, with noise of power ``noise`` per coefficient in the mean of as many halves."""
+    spectrum, halves = np.asarray(fourier.rfftn(jnp.asarray(truth))), []
+    for _ in range(num_halves):
+        white = np.asarray(fourier.rfftn(jnp.asarray(generator.standard_normal(truth.shape), jnp.float32)))
+        noisy = geometry.mask(truth.shape) * (spectrum + np.sqrt(num_halves * noise) * white)
+        halves.append(fourier.irfftn(jnp.asarray(noisy, jnp.complex64), truth.shape))
+    return tuple(halves)
+
+
+def scene_of(weights: PriorWeights, truth: np.ndarray, halves: tuple[Array, ...], geometry: Geometry) -> Scenes:
+    """One scene: a volume, and what the second network is shown of observations of it; beam z and tilt axis y."""
+    mask = geometry.mask(truth.shape)
+    model = solvent_fit.fit(halves, mask, geometry, of_spread=False)
+
+    def volume(values: np.ndarray | Array) -> np.ndarray:
+        return np.asarray(values, np.float16)[None]
+
+    def row(values: np.ndarray | tuple[float, float]) -> np.ndarray:
+        return np.asarray(values, np.float32)[None]
+
+    return Scenes(
+        truth=volume(truth),
+        data=volume(fourier.irfftn(jnp.asarray(model.observation), truth.shape)),
+        solvent=volume(model.mean),
+        envelope=volume(model.envelope),
+        mean=volume(first_look(weights, model, mask, geometry)),
+        noise=row(model.noise),
+        signal=row(model.signal),
+        tilt_range=row(geometry.tilt_range),
+    )
+
+
+def together(scenes: Sequence[Scenes]) -> Scenes:
+    """All of them as one."""
+    joined: Scenes = jax.tree.map(lambda *arrays: np.concatenate(arrays), *scenes)
+    return joined
+
+
+def _blank(count: int, edge: int) -> Scenes:
+    """Scenes of the right shapes, for what is read from a checkpoint."""
+    _, shells = fourier.wide_shell_index((edge,) * 3)
+    volumes, spectra = np.zeros((count, edge, edge, edge), np.float16), np.zeros((count, shells), np.float32)
+    return Scenes(volumes, volumes, volumes, volumes, volumes, spectra, spectra, np.zeros((count, 2), np.float32))
 
 
 def _from_chains(of: str, progress: Callable[[AdaptationProgress], None] | None) -> ProgressFn | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from cryowgen_jax.chains.sampler_table import SAMPLERS
 from cryowgen_jax.restoration.learned_model import PriorWeights
 from cryowgen_jax.types import InputError
 
 METHODS = ("cryowgen_langevin", "cryowgen_mc", "cryogen_ot", "cryogen_map")
 POINT_METHODS = ("cryogen_ot", "cryogen_map")  # one answer, no family
-WITNESSES = ("default", "learned")
+WITNESSES = ("auto", "solvent", "learned")
+SAMPLER_NAMES = ("auto", *SAMPLERS)
 CONTRASTS = ("auto", "bright", "dark")
 
 
@@ -22,17 +24,24 @@ def check_options(
     warmup: int,
     tile_shape: tuple[int, int, int] | None,
     num_chains: int | None = None,
+    sampler: str = "auto",
 ) -> None:
     """Refuse options that mean nothing, or a family of one."""
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known: give one of {', '.join(METHODS)}")
+    if sampler not in SAMPLER_NAMES:
+        raise InputError(f"sampler {sampler!r} is not known: give one of {', '.join(SAMPLER_NAMES)}")
+    if sampler != "auto" and method != "cryowgen_langevin":
+        raise InputError(f"sampler {sampler!r} is for cryowgen_langevin and the method is {method!r}: leave it out")
+    if tile_shape is not None and sampler not in ("auto", "preconditioned"):
+        raise InputError(f"sampler {sampler!r} works on the tomogram as one box: leave out tile_shape")
     if contrast not in CONTRASTS:
         raise InputError(f"contrast {contrast!r} is not known: give one of {', '.join(CONTRASTS)}")
     if not (callable(witness) or isinstance(witness, PriorWeights) or witness in WITNESSES):
         given = repr(witness) if isinstance(witness, str) else f"of type {type(witness).__name__}"
         raise InputError(
-            f'witness {given} is not known: give "default", "learned", what load_witness returns, or a function of one '
-            "volume"
+            f'witness {given} is not known: give "auto", "solvent", "learned", what load_witness returns, or a '
+            "function of one volume"
         )
     if tile_shape is not None and method != "cryowgen_langevin":
         raise InputError(f"method {method!r} works on the tomogram as one box: leave out tile_shape")

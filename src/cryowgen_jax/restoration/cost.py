@@ -24,6 +24,7 @@ FILTERS_PER_STEP = 8.0  # what a step costs in pairs of transforms, measured; ar
 VOLUMES_PER_CHAIN, VOLUMES_PER_LIVE_CHAIN, VOLUMES_SHARED = 9, 14, 24
 VOLUMES_PER_DRAW = 3  # beyond one a chain
 VOLUMES_TILED = 10  # of the whole tomogram, beside its samples, where it is restored in tiles
+FILTERS_PER_LOOK = {True: 250, False: 800}  # what both networks cost, by the form of the convolution, measured
 NETWORK_VOLUMES = {True: 120, False: 300}  # by whether the convolution is native or stacked, measured
 USABLE = 0.8  # of the memory that is free
 
@@ -43,11 +44,12 @@ def estimate_cost(
     warmup: int,
     tile_shape: tuple[int, int, int] | None = None,
     *,
-    learned: bool = False,
+    witness: str = "auto",
+    with_chains: bool = False,
 ) -> Cost:
-    """Estimate time and memory of ``restore`` with chains; good to about a factor of two.
+    """Estimate time and memory of ``restore``; good to about a factor of two.
 
-    The ``learned`` model needs memory for its network, and no time to fit a model.
+    ``witness`` as in its report, or "auto"; ``with_chains`` where the posterior is not drawn exactly.
 
     Time is scaled from a pair of transforms of this size, timed here. Chains are run in batches where all at once would
     not fit in memory.
@@ -63,16 +65,16 @@ def estimate_cost(
         box = checked_tile(tile_shape, shape)
         num_tiles, kept = len(tiles_of(padded_shape(shape), box)), (num_samples + VOLUMES_TILED) * whole_bytes
     volume_bytes = 4 * int(np.prod(box))
-    network = 0 if not learned else NETWORK_VOLUMES[platform.native_convolution_is_fast()]
+    network = 0 if witness == "solvent" else NETWORK_VOLUMES[platform.native_convolution_is_fast()]
     available = int(USABLE * _available_memory())
-    num_chains = default_chains(num_samples, num_steps)
+    num_chains = default_chains(num_samples, num_steps) if with_chains else 0
 
     def needed(alive: int) -> int:
         volumes = VOLUMES_SHARED + VOLUMES_PER_CHAIN * num_chains + VOLUMES_PER_LIVE_CHAIN * alive
         volumes += VOLUMES_PER_DRAW * (num_samples - num_chains)
         return kept + max(volumes, network) * volume_bytes
 
-    alive = num_chains
+    alive = max(num_chains, 1)
     while alive > 1 and needed(alive) > available:
         alive //= 2
     if needed(alive) > available:
@@ -81,11 +83,15 @@ def estimate_cost(
             f"{needed(alive) / 2**30:.0f} GiB of memory and {available / 2**30:.0f} GiB can be used: give --tile "
             "(a smaller one), bin or crop the tomogram, or ask for fewer samples"
         )
-    rounds = SETTINGS.rounds[0] + 1
-    solved = num_tiles * (rounds + num_chains) + rounds + SETTINGS.widenings * SETTINGS.blind_draws
-    steps = num_tiles * num_chains * (num_steps + warmup) + (0 if learned else STEPS_PER_SOLVE * solved)
-    seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 15.0
-    return Cost(seconds, needed(alive), None if alive == num_chains else alive)
+    rounds, looks = SETTINGS.rounds[0] + 1, 0 if witness == "solvent" else num_tiles
+    solved = num_tiles * rounds
+    if witness == "auto":  # one more of each, without the hidden tilts
+        solved, looks = solved + rounds, looks + 1
+    if witness == "solvent":
+        solved += rounds + SETTINGS.widenings * SETTINGS.blind_draws + num_tiles * (num_chains or num_samples)
+    steps = num_tiles * num_chains * (num_steps + warmup) + STEPS_PER_SOLVE * solved
+    filters = FILTERS_PER_STEP * steps + FILTERS_PER_LOOK[platform.native_convolution_is_fast()] * looks
+    return Cost(filters * _filter_seconds(box) + 10.0, needed(alive), None if alive >= num_chains else alive)
 
 
 def _available_memory() -> int:
@@ -100,6 +106,11 @@ def convolution_seconds(shape: tuple[int, ...], channels: int) -> float:
     """What one 3^3 convolution of so many channels with as many takes here."""
     volume, kernel = jnp.zeros((*shape, channels), jnp.float32), jnp.zeros((3, 3, 3, channels, channels), jnp.float32)
     return _median_seconds(convolve3, volume, kernel)
+
+
+def fit_seconds(shape: tuple[int, ...]) -> float:
+    """What estimating the solvent model of a box takes here."""
+    return FILTERS_PER_STEP * STEPS_PER_SOLVE * (SETTINGS.rounds[0] + 1) * _filter_seconds(shape)
 
 
 def _filter_seconds(shape: tuple[int, ...]) -> float:

@@ -76,6 +76,16 @@ class Geometry:
         """
         return _mask(self, tuple(shape))
 
+    def within(self, tilt_range: tuple[float, float]) -> Geometry:
+        """The same without the tilts outside of a narrower range."""
+        if self.tilt_angles is None:
+            return dataclasses.replace(self, tilt_range=tilt_range)
+        low, high = tilt_range
+        kept = [angle for angle in self.tilt_angles if low <= angle <= high]
+        if len(kept) < 2:
+            raise InputError(f"tilt_angles has {len(kept)} tilts between {low:g} and {high:g} degrees: give a range")
+        return dataclasses.replace(self, tilt_range=(min(kept), max(kept)), tilt_angles=kept)
+
     def contradiction(self, found: WedgeReport) -> str | None:
         """Return a one-line warning where a tomogram's own spectrum contradicts this geometry, else None.
 

@@ -1,15 +1,20 @@
-r"""The learned model: a network looks at the tomogram, and its answer makes a posterior.
+r"""The learned model: two networks look at the tomogram, and their answer makes a posterior.
 
-The network (``models.prior_net``) answers with a centre zbar, the power P of what it does not know per frequency, and a
-relative standard deviation s(x) per voxel. Together with the data they give, per Fourier coefficient,
+The first one (``models.prior_net``) sees the data. The second (``models.denoiser``) sees the data, the solvent model's
+mean and envelope, and the mean that the first one leads to. Each answers with a centre zbar, the power P of what it
+does not know per frequency, and a relative standard deviation s(x) per voxel. The first answer and the data give the
+mean that the second network is shown, per Fourier coefficient,
 
 .. math:: V = \Big(\frac1P + \frac MN\Big)^{-1}, \qquad m = V \Big(\frac{\bar z}{P} + \frac{M y}{N}\Big)
+
+The second answer knows the data: m is its zbar, and V its P, at most N / M. Where the measured coefficients of a shell
+differ from y by more than the noise, m is moved towards y until they do not.
 
 The family is the Gaussian with mean m and covariance V^(1/2) s^2 V^(1/2), whose exponent is
 
 .. math:: F(z) = -\tfrac12 \sum_x e(x)\, [F^{-1} V^{-1/2} F (z - m)]^2(x), \qquad e = 1 / s^2 .
 
-Measured coefficients stay within the noise of the data, since V <= N / M. The witness is what remains of F without data
+Measured coefficients stay within the noise of the data. The witness is what remains of F without data
 term and tether. With e_0 the smallest e,
 
 .. math:: w(z) = -\tfrac12 \sum_x (e(x) - e_0)\, [F^{-1} V^{-1/2} F (z - m)]^2(x)
@@ -23,22 +28,24 @@ its maximum.
 from __future__ import annotations
 
 import dataclasses
-import functools
+import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax import io, platform
-from cryowgen_jax.models import NnxFunction, prior_network
-from cryowgen_jax.models import prior_net as priors
+from cryowgen_jax.models import NnxFunction, denoising_network, prior_network
+from cryowgen_jax.models.denoiser import sight_of
+from cryowgen_jax.models.prior_net import KNOTS, features
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.solvent_fit import first_model
-from cryowgen_jax.restoration.spectra import Shells, shells_of
+from cryowgen_jax.restoration.solvent_model import SolventModel
+from cryowgen_jax.restoration.spectra import shells_of
 from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
@@ -52,9 +59,13 @@ _NUDGE = 1e-3  # of a coefficient's precision, at least, in its quadratic term
 
 @dataclasses.dataclass(frozen=True)
 class PriorWeights:
-    """A trained network that says what is likely, given a tomogram; ``settings`` say how it was trained."""
+    """Two trained networks that say what is likely, given a tomogram: ``models.PriorNet``, then ``models.Denoiser``.
 
-    network: NnxFunction
+    ``settings`` say how they were trained and how large they are.
+    """
+
+    first: NnxFunction
+    second: NnxFunction
     settings: dict[str, object] = dataclasses.field(default_factory=dict)
 
 
@@ -72,12 +83,15 @@ class LearnedModel(VolumeModel):
         V per coefficient, rfftn layout.
     mask
         M, rfftn layout.
+    solvent
+        The solvent model that the network was shown.
     """
 
     signal: np.ndarray
     precision: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
+    solvent: SolventModel
 
     @property
     def center(self) -> np.ndarray:
@@ -86,9 +100,8 @@ class LearnedModel(VolumeModel):
 
     @property
     def firmness(self) -> np.ndarray:
-        """e, scaled from 0 at its smallest to 1 at its largest."""
-        low = self.precision.min()
-        return (self.precision - low) / max(float(self.precision.max() - low), 1e-6)
+        """The solvent model's envelope."""
+        return self.solvent.envelope
 
     @property
     def prior_precision(self) -> np.float32:
@@ -109,7 +122,8 @@ class LearnedModel(VolumeModel):
             fourier.irfftn(jnp.asarray(balance, jnp.complex64), self.shells.shape),
         )
         whitening = np.sqrt((float(self.precision.max()) - lowest) / self.variance)
-        local = SolventWitness(jnp.asarray(self.firmness), jnp.asarray(whitening, jnp.float32), jnp.asarray(self.mean))
+        contrast = (self.precision - lowest) / max(float(self.precision.max()) - lowest, 1e-6)
+        local = SolventWitness(jnp.asarray(contrast), jnp.asarray(whitening, jnp.float32), jnp.asarray(self.mean))
         return SumWitness((stationary, local))
 
     def draw(self, noises: Array, mask: np.ndarray) -> Array:
@@ -117,114 +131,177 @@ class LearnedModel(VolumeModel):
         scaled = fourier.rfftn(noises[0] / np.sqrt(self.precision)) * np.sqrt(self.variance)
         return jnp.asarray(self.mean) + fourier.irfftn(scaled, self.shells.shape)
 
+    def standard_deviation(self, draws: Sequence[Array]) -> Array:
+        """Exact: with h the kernel of V^(1/2), the variance is h^2 convolved with s^2."""
+        del draws
+        shape = self.shells.shape
+        impulse = jnp.zeros(shape).at[0, 0, 0].set(1.0)
+        kernel = fourier.filter_volume(impulse, jnp.sqrt(self.variance))
+        spread = fourier.rfftn(kernel**2) * fourier.rfftn(jnp.asarray(1 / self.precision)) * np.sqrt(np.prod(shape))
+        return jnp.sqrt(jnp.maximum(fourier.irfftn(spread, shape), 0.0))
 
-def model_of(
-    learned: PriorWeights,
-    halves: tuple[Array, ...],
-    mask: np.ndarray,
-    geometry: Geometry,
-    neighbour: LearnedModel | None = None,
-) -> LearnedModel:
-    """The model that a network's weights make of a tomogram; a ``neighbour``, another tile's model, lends spectra."""
-    if neighbour is None:
-        first = first_model(halves, mask)
-        noise, signal, rule = first.noise, first.signal, first.noise_rule
-        parts, shells = first.halves, first.shells
-    else:
-        noise, signal, rule, shells = neighbour.noise, neighbour.signal, neighbour.noise_rule, neighbour.shells
-        parts = tuple(np.asarray(fourier.rfftn(half)) * shells.mask for half in halves)
-    data = np.mean(np.stack(parts), axis=0)
-    level = float(data[0, 0, 0].real) / np.sqrt(np.prod(shells.shape))
-    volume = np.asarray(fourier.irfftn(jnp.asarray(data), shells.shape)) - level
-    order = geometry.order
-    shape = tuple(shells.shape[axis] for axis in order)
-    seen = shells_of(shape, np.ones(fourier.spectrum_shape(shape)))
-    guess, log_variance, powers = _look(
-        learned.network, jnp.asarray(volume.transpose(order)), seen, noise, signal, geometry.tilt_range
-    )
-    back = np.argsort(order)
-    precision = np.exp(-log_variance).transpose(back)
+
+class Answer(NamedTuple):
+    """What a network says of a tomogram: zbar and log s^2, (Z, Y, X), and P per shell, measured and missing."""
+
+    center: np.ndarray
+    log_variance: np.ndarray
+    powers: tuple[np.ndarray, np.ndarray]
+
+
+def model_of(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geometry: Geometry) -> LearnedModel:
+    """The model that networks make of a tomogram, and of what the solvent model makes of it."""
+    answer = second_look(learned, solvent, first_look(learned, solvent, mask, geometry), geometry)
+    mean, variance = _within_noise(answer, solvent, mask)
+    precision = np.exp(-answer.log_variance)
     precision = np.maximum(precision, np.quantile(precision, FIRM) / LARGEST_CONTRAST)
     precision = np.minimum(precision, precision.min() * LARGEST_CONTRAST)
-    power = np.where(shells.mask > 0, shells.spread(powers[0]), shells.spread(powers[1]))
-    weight = mask / shells.spread(noise)
-    variance = 1 / (1 / power + weight)
-    center = np.asarray(fourier.rfftn(jnp.asarray(guess.transpose(back) + np.float32(level))))
-    blend = variance * (center / power + weight * data)
-    mean = np.asarray(fourier.irfftn(jnp.asarray(blend, jnp.complex64), shells.shape))
     return LearnedModel(
-        shells=shells,
-        halves=parts,
-        noise_rule=rule,
-        noise=noise,
+        shells=solvent.shells,
+        halves=solvent.halves,
+        noise_rule=solvent.noise_rule,
+        noise=solvent.noise,
         mean=mean,
-        signal=signal,
+        signal=solvent.signal,
         precision=precision,
-        variance=variance.astype(np.float32),
+        variance=variance,
         mask=mask,
+        solvent=solvent,
     )
+
+
+def first_look(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The posterior mean that the first network leads to, (Z, Y, X)."""
+    data = np.asarray(fourier.irfftn(jnp.asarray(solvent.observation), solvent.shells.shape))
+    answer = _look(_first, learned.first, (data - np.mean(data),), solvent, geometry)
+    level = np.float32(np.mean(data))
+    mean, _ = _posterior(answer._replace(center=answer.center + level), solvent, mask)
+    return mean
+
+
+def second_look(learned: PriorWeights, solvent: SolventModel, first: np.ndarray, geometry: Geometry) -> Answer:
+    """What the second network says, which also sees the solvent model and where the ``first`` one leads."""
+    data = np.asarray(fourier.irfftn(jnp.asarray(solvent.observation), solvent.shells.shape))
+    answer = _look(_second, learned.second, (data, solvent.mean, solvent.envelope, first), solvent, geometry)
+    return answer._replace(center=answer.center + np.float32(np.mean(first)))
+
+
+def _within_noise(answer: Answer, solvent: SolventModel, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """m, (Z, Y, X), and V, rfftn layout, of an answer that already holds what the data say.
+
+    Where the measured coefficients of a shell differ from the data by more than the noise, they are drawn nearer.
+    """
+    shells = solvent.shells
+    power, noise = np.where(shells.mask > 0, *(shells.spread(p) for p in answer.powers)), shells.spread(solvent.noise)
+    center = np.asarray(fourier.rfftn(jnp.asarray(answer.center, jnp.float32)))
+    off = (solvent.observation - center) * shells.mask
+    misfit = np.maximum(shells.mean(fourier.power(off)), 1e-30)
+    share = shells.spread(np.maximum(1 - np.sqrt(solvent.noise / misfit), 0))
+    mean = np.asarray(fourier.irfftn(jnp.asarray(center + share * mask * off, jnp.complex64), shells.shape))
+    return mean, np.minimum(power, noise / np.maximum(mask, 1e-6)).astype(np.float32)
+
+
+def _posterior(answer: Answer, solvent: SolventModel, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """m, (Z, Y, X), and V, rfftn layout, of a network's answer and the data."""
+    shells = solvent.shells
+    power = np.where(shells.mask > 0, *(shells.spread(power) for power in answer.powers))
+    weight = mask / shells.spread(solvent.noise)
+    variance = 1 / (1 / power + weight)
+    center = np.asarray(fourier.rfftn(jnp.asarray(answer.center, jnp.float32)))
+    blend = variance * (center / power + weight * solvent.observation)
+    mean = np.asarray(fourier.irfftn(jnp.asarray(blend, jnp.complex64), shells.shape))
+    return mean, variance.astype(np.float32)
 
 
 def _look(
+    run: Callable[..., tuple[Array, Array, Array]],
     network: NnxFunction,
-    volume: Array,
-    shells: Shells,
-    noise: np.ndarray,
-    signal: np.ndarray,
-    tilt_range: tuple[float, float],
-) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """The network's answer, zbar, log s^2 and P per shell, averaged over half turns of the volume about its axes."""
+    volumes: Sequence[np.ndarray],
+    solvent: SolventModel,
+    geometry: Geometry,
+) -> Answer:
+    """A network's answer to volumes, averaged over half turns of them about their axes."""
+    order, shells, (low, high) = geometry.order, solvent.shells, geometry.tilt_range
+    turned = [jnp.asarray(volume.transpose(order)) for volume in volumes]
+    seen = shells_of(turned[0].shape, np.ones(fourier.spectrum_shape(turned[0].shape)))
+    noise, signal = jnp.asarray(seen.spread(solvent.noise)), jnp.asarray(seen.spread(solvent.signal))
     centers, variances, gains = [], [], []
-    low, high = tilt_range
     for flips in ((), (0, 2), (0, 1), (1, 2)):
         # a half turn about the tilt axis keeps the tilts, one about another axis reverses them
         tilts = jnp.asarray((low, high) if flips in ((), (0, 2)) else (-high, -low), jnp.float32)
-        turned = jnp.flip(volume, flips)
-        answer = _run(network, turned, jnp.asarray(shells.spread(noise)), jnp.asarray(shells.spread(signal)), tilts)
+        answer = run(network, tuple(jnp.flip(volume, flips) for volume in turned), noise, signal, tilts)
         centers.append(np.flip(np.asarray(answer[0]), flips))
         variances.append(np.flip(np.asarray(answer[1]), flips))
         gains.append(np.asarray(answer[2]))
-    seen, unseen = (
-        signal * np.exp(np.interp(shells.frequency, priors.KNOTS, values)) for values in np.mean(gains, axis=0)
-    )
-    return np.mean(centers, axis=0), np.mean(variances, axis=0), (seen, unseen)
+    powers = [solvent.signal * np.exp(np.interp(shells.frequency, KNOTS, g)) for g in np.mean(gains, axis=0)]
+    back = np.argsort(order)
+    center, log_variance = (np.mean(found, axis=0).transpose(back) for found in (centers, variances))
+    return Answer(center, log_variance, (powers[0], powers[1]))
 
 
 @platform.jit
-def _run(network: NnxFunction, volume: Array, noise: Array, signal: Array, tilts: Array) -> tuple[Array, ...]:
-    told = priors.features(fourier.rfftn(volume), noise, signal, tilts, volume.shape)
+def _first(
+    network: NnxFunction, volumes: tuple[Array], noise: Array, signal: Array, tilts: Array
+) -> tuple[Array, Array, Array]:
+    (data,) = volumes
+    told = features(fourier.rfftn(data), noise, signal, tilts, data.shape)
     prior = network(told)
     return prior.center * told.scale, prior.log_variance, prior.log_gain
 
 
-def save_witness(path: PathLike, network: NnxFunction, settings: dict[str, object]) -> None:
-    """Write a network (``from_nnx`` of a ``PriorNet``) with half precision; ``settings`` must name channels, levels."""
-    io.save_weights(path, {name: np.asarray(leaf, np.float16) for name, leaf in _named(network).items()}, settings)
+@platform.jit
+def _second(
+    network: NnxFunction, volumes: tuple[Array, Array, Array, Array], noise: Array, signal: Array, tilts: Array
+) -> tuple[Array, Array, Array]:
+    data, mean, envelope, first = volumes
+    sight = sight_of(fourier.rfftn(data), mean, envelope, first, noise, signal, tilts)
+    said = network(sight, sight.mean, jnp.zeros(()))
+    return said.volume * sight.scale, said.log_variance, said.log_gain
+
+
+def save_witness(path: PathLike, weights: PriorWeights) -> None:
+    """Write weights with half precision, and their settings."""
+    arrays = {
+        f"{part}.{name}": np.asarray(leaf, np.float16)
+        for part, network in (("first", weights.first), ("second", weights.second))
+        for name, leaf in _named(network).items()
+    }
+    io.save_weights(path, arrays, weights.settings)
 
 
 def load_witness(path: PathLike) -> PriorWeights:
-    """Read a network that :func:`save_witness` wrote.
+    """Read weights that :func:`save_witness` wrote.
 
     Raises
     ------
     InputError
-        Where the file is missing, holds no weights, or those of another network.
+        Where the file is missing, holds no weights, or those of other networks.
     """
     arrays, settings = io.load_weights(path)
     try:
-        sizes = {name: int(str(settings[name])) for name in ("channels", "levels")}
+        channels, levels = (int(str(settings[name])) for name in ("channels", "levels"))
+        widths, pairs = (tuple(int(n) for n in json.loads(str(settings[name]))) for name in ("widths", "pairs"))
         # shapes alone: drawing weights that are then replaced would take most of a minute to compile
-        like = jax.eval_shape(functools.partial(prior_network, **sizes))
-        wanted = _named(like)
-        leaves = [jnp.asarray(arrays[name], jnp.float32) for name in wanted]
-    except KeyError as error:
+        first = jax.eval_shape(lambda: prior_network(channels=channels, levels=levels))
+        second = jax.eval_shape(lambda: denoising_network(widths, pairs))
+        return PriorWeights(
+            _filled(path, first, arrays, "first"), _filled(path, second, arrays, "second"), dict(settings)
+        )
+    except (KeyError, ValueError) as error:
         raise InputError(f"'{path}' lacks {error}: give weights that save_witness wrote") from error
-    for leaf, (name, expected) in zip(leaves, wanted.items(), strict=True):
+
+
+def _filled(path: PathLike, like: NnxFunction, arrays: Mapping[str, np.ndarray], part: str) -> NnxFunction:
+    """A network of these shapes with the arrays of a file."""
+    leaves = []
+    for name, expected in _named(like).items():
+        leaf = arrays[f"{part}.{name}"]
         if leaf.shape != expected.shape:
             raise InputError(
                 f"'{path}' has {name} of shape {leaf.shape}, not {expected.shape}: give weights that save_witness wrote"
             )
-    return PriorWeights(jax.tree.unflatten(jax.tree.structure(like), leaves), settings)
+        leaves.append(jnp.asarray(leaf, jnp.float32))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def shipped_weights() -> PriorWeights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import time
 import warnings
@@ -14,9 +15,10 @@ import numpy as np
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.restoration import checks, spectra
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import shipped_weights
+from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
+from cryowgen_jax.restoration.missed_density import missed_density
 from cryowgen_jax.restoration.preparation import Frame, frame_of
-from cryowgen_jax.restoration.tiles import restore_tiles
+from cryowgen_jax.restoration.tiles import first_piece, restore_tiles
 from cryowgen_jax.restoration.volume_family import (
     Diagnostics,
     Plan,
@@ -26,6 +28,7 @@ from cryowgen_jax.restoration.volume_family import (
     family_of,
 )
 from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge
+from cryowgen_jax.restoration.witness_choice import choose
 from cryowgen_jax.types import Array, PRNGKey
 
 NUM_STEPS, WARMUP = 140, 60
@@ -44,6 +47,10 @@ class RestorationReport(NamedTuple):
         What ran, and "ok" or where it stopped.
     warnings
         Sentences on what to distrust.
+    witness
+        What was taken: "solvent", "learned", "weights" (a network of the caller's) or "given" (a callable).
+    hidden_tilt_agreement
+        Correlation of each candidate's mean with tilts that were hidden from it, by name; empty where none was chosen.
     contrast
         "bright" or "dark": how density looks in the tomogram, given or found.
     noise_rule, noise_std, data_weight, prior_precision
@@ -53,6 +60,8 @@ class RestorationReport(NamedTuple):
         As in ``ChainResult``. For "cryowgen_mc" ess is that of the weights.
     wedge_found
         What the tomogram's own spectrum says about its wedge.
+    missed_share
+        How much of the density the mean is expected not to show (``Restoration.missed``); nan for point estimates.
     region
         Part of the tomogram that was restored: constant borders are left alone.
     envelope
@@ -66,6 +75,8 @@ class RestorationReport(NamedTuple):
     sampler: str
     status: str
     warnings: tuple[str, ...]
+    witness: str
+    hidden_tilt_agreement: dict[str, float]
     contrast: str
     noise_rule: str
     noise_std: float
@@ -77,6 +88,7 @@ class RestorationReport(NamedTuple):
     step_size: float
     num_gradients: int
     wedge_found: WedgeReport
+    missed_share: float
     region: tuple[tuple[int, int], ...]
     envelope: np.ndarray | None
     seconds: float
@@ -86,7 +98,8 @@ class Restoration(NamedTuple):
     """A family of restored volumes in the units of the tomogram.
 
     ``mean`` and ``std`` (Z, Y, X), ``samples`` (K, Z, Y, X), ``weights`` (K,) that sum to 1, ``wedge`` the mask of the
-    whole volume in rfftn layout, ``report`` how it went.
+    whole volume in rfftn layout, ``missed`` (Z, Y, X) the probability of density that the mean does not show
+    (``restoration.missed_density``), ``report`` how it went.
     """
 
     mean: np.ndarray
@@ -94,6 +107,7 @@ class Restoration(NamedTuple):
     samples: np.ndarray
     weights: np.ndarray
     wedge: np.ndarray
+    missed: np.ndarray
     report: RestorationReport
 
 
@@ -102,9 +116,10 @@ def restore(
     tilt_range: tuple[float, float],
     *,
     half2: np.ndarray | Array | None = None,
-    witness: WitnessChoice = "default",
+    witness: WitnessChoice = "auto",
     center: np.ndarray | Array | None = None,
     method: str = "cryowgen_langevin",
+    sampler: str = "auto",
     num_samples: int = 8,
     key: PRNGKey | None = None,
     tilt_axis: str = "y",
@@ -137,21 +152,26 @@ def restore(
         Second half tomogram, from the other tilts or frames: the noise spectrum then comes from their difference, and
         what is restored is their mean.
     witness
-        What volumes are like. "default": particles in solvent, estimated from the tomogram
-        (``restoration.solvent_model``). "learned": a network that comes with the package, for 10 A per voxel
-        (``restoration.learned_model``), or what ``load_witness`` returns. Or w itself: a pytree callable on the
-        standardised volume (zero at the median, unit standard deviation, density positive). One that does not bound its
-        curvature is sampled with the Metropolis-adjusted kernel, which needs more steps.
+        What volumes are like. "solvent": particles in solvent, estimated from the tomogram
+        (``restoration.solvent_model``). "learned": a network that comes with the package
+        (``restoration.learned_model``), or what ``load_witness`` returns. "auto": whichever of the two foretells tilts
+        better that are hidden from both. Or w itself: a pytree callable on the standardised volume (zero at the median,
+        unit standard deviation, density positive). One that does not bound its curvature is sampled with the
+        Metropolis-adjusted kernel, which needs more steps.
     center
         A volume in the tomogram's units to tether to, such as another tool's restoration of other data; by default the
         solvent level, loosely.
     method
-        "cryowgen_langevin" (chains); for comparison "cryowgen_mc" (importance sampling from the model's own
-        draws; with a centre or another witness its effective sample size is near 1), and the point estimates
+        "cryowgen_langevin" (draws of the posterior); for comparison "cryowgen_mc" (importance sampling from the model's
+        own draws; with a centre or another witness its effective sample size is near 1), and the point estimates
         "cryogen_ot" and "cryogen_map" (one sample, no spread).
+    sampler
+        Of "cryowgen_langevin". "auto": independent exact draws where the posterior is Gaussian, which it is unless a
+        witness or a centre is given; else Langevin chains. A name that ``sample`` knows, such as "preconditioned", asks
+        for chains.
     num_samples
         K. Spread and intervals that are taken from few members are too narrow (Student's t has wider tails than a
-        Gaussian); ``std`` rests on all steps.
+        Gaussian); ``std`` rests on more than the members.
     key
         ``jax.random.key``; ``jax.random.key(0)`` by default.
     tilt_axis, beam_axis
@@ -161,7 +181,7 @@ def restore(
     contrast
         Whether density is "bright" or "dark"; "auto" asks the skewness of the low-passed tomogram.
     num_steps, warmup
-        Steps of each chain that count, and before.
+        Steps of each chain that count, and before, where there are chains.
     num_chains
         By default K, but 8 at most, from each of which draws are then taken at even distances.
     num_candidates
@@ -192,13 +212,13 @@ def restore(
     >>> import cryowgen_jax as cg
     >>> from cryowgen_jax.simulation import simulate_tomogram
     >>> seen = simulate_tomogram((24, 32, 32), snr=0.5)
-    >>> restored = cg.restore(seen.half1, (-60, 60), half2=seen.half2, num_steps=20, warmup=10)
+    >>> restored = cg.restore(seen.half1, (-60, 60), half2=seen.half2)
     >>> restored.samples.shape
     (8, 24, 32, 32)
     """
     started = time.monotonic()
     num_chains = default_chains(num_samples, num_steps) if num_chains is None else num_chains
-    checks.check_options(method, witness, contrast, num_samples, num_steps, warmup, tile_shape, num_chains)
+    checks.check_options(method, witness, contrast, num_samples, num_steps, warmup, tile_shape, num_chains, sampler)
     geometry = Geometry(tilt_range, tilt_axis, beam_axis, tilt_angles)
     volumes = checks.checked_volumes(tomogram, half2, center)
     data = volumes[: 1 if half2 is None else 2]
@@ -213,37 +233,56 @@ def restore(
     volume = PreparedVolume(
         halves=tuple(prepared[: len(data)]),
         geometry=geometry,
-        witness=shipped_weights() if witness == "learned" else witness,
+        witness=witness if not isinstance(witness, str) else "solvent" if witness == "solvent" else shipped_weights(),
         center=None if center is None else prepared[-1],
     )
-    plan = Plan(num_samples, num_chains, num_steps, warmup, method, num_candidates, devices, batch_size)
+    plan = Plan(num_samples, num_chains, num_steps, warmup, method, sampler, num_candidates, devices, batch_size)
     key = jax.random.key(0) if key is None else key
     told = _print_progress if progress is True else progress or None
+    taken, agreement = _name_of(witness), dict[str, float]()
+    if isinstance(volume.witness, PriorWeights) and taken == "auto":
+        judged = volume if tile_shape is None else first_piece(volume, tile_shape)
+        taken, chosen, agreement = choose(judged, volume.witness, told)
+        volume = dataclasses.replace(volume, witness=chosen)
     if tile_shape is None:
         family = family_of(key, volume, plan, checkpoint=checkpoint, progress=told)
     else:
         family = restore_tiles(key, volume, tile_shape, plan, checkpoint=checkpoint, progress=told)
     model, diagnostics = family.model, family.diagnostics
+    missed, share = np.zeros(family.mean.shape, np.float32), np.nan
+    if len(family.weights) > 1:
+        given = (np.asarray(values) for values in (family.mean, family.samples, family.weights, family.firmness))
+        missed, share = missed_density(*given)
     return Restoration(
         mean=frame.restore(family.mean, average),
         std=frame.restore_spread(family.std),
         samples=np.stack([frame.restore(member, average) for member in family.samples]),
         weights=np.asarray(family.weights),
         wedge=np.asarray(whole_mask),
+        missed=frame.fill(missed),
         report=RestorationReport(
             method=method,
+            witness=taken,
+            hidden_tilt_agreement=agreement,
             warnings=_doubts(diagnostics, len(family.weights), contradiction, method),
             contrast="bright" if frame.scale > 0 else "dark",
             noise_rule=model.noise_rule.value,
             noise_std=float(np.sqrt(1 / model.data_weight) * abs(frame.scale)),
             data_weight=float(model.data_weight),
             wedge_found=found,
+            missed_share=share,
             region=tuple((part.start, part.stop) for part in frame.region),
             envelope=None if callable(witness) else frame.fill(1 - family.firmness),
             seconds=time.monotonic() - started,
             **diagnostics._asdict(),
         ),
     )
+
+
+def _name_of(witness: WitnessChoice) -> str:
+    if isinstance(witness, str):
+        return witness
+    return "weights" if isinstance(witness, PriorWeights) else "given"
 
 
 def found_contrast(tomogram: np.ndarray) -> str:
@@ -276,7 +315,7 @@ def _doubts(diagnostics: Diagnostics, num_members: int, contradiction: str | Non
             f"The chains have not converged (split R-hat {diagnostics.r_hat:.2f}, should be below 1.2): give them more "
             "steps."
         )
-    if method == "cryowgen_langevin" and np.isnan(diagnostics.r_hat):
+    if method == "cryowgen_langevin" and diagnostics.num_gradients and np.isnan(diagnostics.r_hat):
         doubts.append("The chains are too short to say whether they have converged: give them more steps.")
     return tuple(doubts)
 

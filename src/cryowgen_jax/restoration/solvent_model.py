@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,14 @@ import numpy as np
 
 from cryowgen_jax import platform
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
+from cryowgen_jax.restoration import spectra
 from cryowgen_jax.restoration.solvent_settings import SETTINGS, SolventSettings
 from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array
+
+LEVELS = 33  # of the envelope at which the local variance is computed
+LOCAL_WIDTH, POOLING_WIDTH = 1.0, 4.0  # voxels: of blurs when the standard deviation is estimated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +121,23 @@ class SolventModel(VolumeModel):
         given = self.settings
         precisions = self._precisions(mask, self.widened)
         return jnp.asarray(self.mean) + _perturb(*precisions, noises, given.residual, given.most_iterations)
+
+    def standard_deviation(self, draws: Sequence[Array]) -> Array:
+        r"""From draws, with a local approximation as control variate.
+
+        Where the envelope is constant, e(x) = c, the variance is the mean over coefficients of
+        :math:`1 / (M/N + 1/P_p + c / P_s)`. With c the blurred envelope that gives the shape of the variance; what the
+        draws' squared deviations exceed it by, both blurred more, gives the scale.
+        """
+        shells, levels = self.shells, np.linspace(0.0, 1.0, LEVELS)
+        data = shells.mask / shells.spread(self.noise)
+        inside, outside = shells.spread(1 / self.particle), shells.spread(1 / self.widened)
+        weight = np.broadcast_to(fourier.multiplicity(shells.shape), data.shape)
+        variances = [np.average(1 / (data + inside + level * outside), weights=weight) for level in levels]
+        local = np.interp(spectra.blur(self.envelope, LOCAL_WIDTH), levels, variances)
+        deviations = np.mean([np.square(draw - self.mean) for draw in draws], axis=0)
+        excess = spectra.blur(deviations, POOLING_WIDTH) / spectra.blur(local, POOLING_WIDTH)
+        return jnp.asarray(np.sqrt(np.maximum(local * excess, 0.0)), jnp.float32)
 
     def _precisions(self, mask: np.ndarray, solvent: np.ndarray) -> tuple[Array, Array, Array, Array]:
         """M / N, 1 / P_p and 1 / P_s per coefficient, and the envelope."""

@@ -19,7 +19,7 @@ from cryowgen_jax.restoration.volume_family import (
     ProgressFn,
     Volume,
     VolumeFamily,
-    by_chains,
+    by_sampling,
     model_of,
 )
 from cryowgen_jax.restoration.volume_model import VolumeModel
@@ -107,33 +107,58 @@ def restore_tiles(
     and its noise belongs to places in the tomogram: where tiles overlap, their chains get the same noise and contract
     onto each other, so that blending neither blurs a member nor narrows the spread.
     """
-    shape, center = volume.halves[0].shape, volume.center
+    shape = volume.halves[0].shape
     tile_shape = checked_tile(tile_shape, shape)
-    volumes = [_padded(part) for part in (*volume.halves, *([] if center is None else [center]))]
-    num_halves = len(volume.halves)
-    tiles = tiles_of(volumes[0].shape, tile_shape)
-    data = np.mean(volumes[:num_halves], axis=0)
-    first = max(range(len(tiles)), key=lambda i: float(data[tiles[i].region].var()))
-    whole = _Whole(volumes[0].shape, plan.num_samples)
+    padded = _in_blocks(volume)
+    tiles = tiles_of(padded.halves[0].shape, tile_shape)
+    first = _most_varied(padded, tiles)
+    whole = _Whole(padded.halves[0].shape, plan.num_samples)
     diagnostics, model = [], None
     for count, number in enumerate([first, *(i for i in range(len(tiles)) if i != first)]):
         tile = tiles[number]
         told = _told(progress, count, len(tiles))
-        parts = [part[tile.region] for part in volumes]
-        smooth = [smooth_part(part) for part in parts]
-        prepared = [jnp.asarray(part - s) for part, s in zip(parts, smooth, strict=True)]
-        tether = None if center is None else prepared[-1]
-        piece = dataclasses.replace(volume, halves=tuple(prepared[:num_halves]), center=tether)
+        piece, smooth = _piece(padded, tile)
         own = model_of(piece, told, model)
         model = own if model is None else model
         noise = BlockNoise(jnp.asarray(tile.origin) // BLOCK)
         folder = None if checkpoint is None else pathlib.Path(checkpoint) / f"tile_{number:04d}"
-        family = by_chains(key, own, piece, plan, draw_noise=noise, checkpoint=folder, progress=told)
-        whole.add(tile, family, np.mean(smooth[:num_halves], axis=0))
+        family = by_sampling(key, own, piece, plan, draw_noise=noise, checkpoint=folder, progress=told)
+        whole.add(tile, family, smooth)
         diagnostics.append(family.diagnostics)
     if model is None:
         raise InputError(f"no tile fits a tomogram of shape {shape}")
     return whole.family(diagnostics, shape, model)
+
+
+def first_piece(volume: PreparedVolume, tile_shape: tuple[int, ...]) -> PreparedVolume:
+    """The tile with the most variance, whose model lends its spectra to all others."""
+    padded = _in_blocks(volume)
+    tiles = tiles_of(padded.halves[0].shape, checked_tile(tile_shape, volume.halves[0].shape))
+    return _piece(padded, tiles[_most_varied(padded, tiles)])[0]
+
+
+def _in_blocks(volume: PreparedVolume) -> PreparedVolume:
+    """The volume padded to whole blocks."""
+    center = None if volume.center is None else jnp.asarray(_padded(volume.center))
+    halves = tuple(jnp.asarray(_padded(half)) for half in volume.halves)
+    return dataclasses.replace(volume, halves=halves, center=center)
+
+
+def _most_varied(volume: PreparedVolume, tiles: list[Tile]) -> int:
+    data = np.mean(np.stack([np.asarray(half) for half in volume.halves]), axis=0)
+    return max(range(len(tiles)), key=lambda i: float(data[tiles[i].region].var()))
+
+
+def _piece(volume: PreparedVolume, tile: Tile) -> tuple[PreparedVolume, np.ndarray]:
+    """One tile, ready to be restored, and the smooth part that was taken off its data."""
+    parts = [np.asarray(half)[tile.region] for half in volume.halves]
+    smooth = [smooth_part(part) for part in parts]
+    tether = None
+    if volume.center is not None:
+        part = np.asarray(volume.center)[tile.region]
+        tether = jnp.asarray(part - smooth_part(part))
+    halves = tuple(jnp.asarray(part - s) for part, s in zip(parts, smooth, strict=True))
+    return dataclasses.replace(volume, halves=halves, center=tether), np.mean(smooth, axis=0)
 
 
 class _Whole:
@@ -163,7 +188,7 @@ class _Whole:
             model=model,
             firmness=self.firmness[inside],
             diagnostics=tiles[0]._replace(
-                sampler=f"preconditioned, {len(tiles)} tiles",
+                sampler=f"{tiles[0].sampler}, {len(tiles)} tiles",
                 status=bad[0] if bad else "ok",
                 ess=min(tile.ess for tile in tiles),
                 r_hat=max(tile.r_hat for tile in tiles),

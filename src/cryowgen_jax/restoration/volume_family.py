@@ -27,7 +27,7 @@ from cryowgen_jax.types import Array, InputError, PRNGKey
 
 MOST_CHAINS = 8  # where a chain may give several members; each gives some five that hardly depend on one another
 
-WitnessChoice = Callable[[Array], Array] | PriorWeights | Literal["default", "learned"]
+WitnessChoice = Callable[[Array], Array] | PriorWeights | Literal["auto", "solvent", "learned"]
 Volume = Array | np.ndarray
 NoiseFn = samplers.NoiseFn
 ProgressFn = Callable[[Progress], None]
@@ -46,6 +46,7 @@ class Plan(NamedTuple):
     num_steps: int
     warmup: int
     method: str = METHODS[0]
+    sampler: str = "auto"
     num_candidates: int = 64
     devices: Sequence[jax.Device] | None = None
     batch_size: int | None = None
@@ -74,7 +75,7 @@ class PreparedVolume:
 
     halves: tuple[Array, ...]
     geometry: Geometry
-    witness: WitnessChoice = "default"
+    witness: Callable[[Array], Array] | PriorWeights | Literal["solvent"] = "solvent"
     center: Array | None = None
 
     @property
@@ -86,6 +87,11 @@ class PreparedVolume:
     def own_witness(self) -> Callable[[Array], Array] | None:
         """The witness that the caller gave, None where the model says what volumes are like."""
         return self.witness if callable(self.witness) else None
+
+    @property
+    def is_of_the_model(self) -> bool:
+        """Whether the posterior is the model's own, which is Gaussian: its mean is known and its draws are exact."""
+        return self.own_witness is None and self.center is None
 
 
 class Diagnostics(NamedTuple):
@@ -128,7 +134,7 @@ def family_of(
     """Family of a volume as one Fourier box, by the method of the plan."""
     model = model_of(volume, progress, of_spread=plan.method not in POINT_METHODS)
     if plan.method == "cryowgen_langevin":
-        return by_chains(key, model, volume, plan, checkpoint=checkpoint, progress=progress)
+        return by_sampling(key, model, volume, plan, checkpoint=checkpoint, progress=progress)
     if plan.method == "cryowgen_mc":
         return by_importance(key, model, volume, plan, progress)
     return by_ascent(key, model, volume, plan)
@@ -137,24 +143,27 @@ def family_of(
 def model_of(
     volume: PreparedVolume,
     progress: ProgressFn | None = None,
-    neighbour: VolumeModel | None = None,
+    neighbour: SolventModel | LearnedModel | None = None,
     *,
     of_spread: bool = True,
-) -> VolumeModel:
+) -> SolventModel | LearnedModel:
     """The model that the witness asks for.
 
     A ``neighbour``, the model of another tile, lends its spectra. ``of_spread``: whether the spread is wanted too, for
     which the solvent model is fitted a second time.
     """
-    if isinstance(volume.witness, PriorWeights):
-        started = time.monotonic()
-        of_its_kind = neighbour if isinstance(neighbour, LearnedModel) else None
-        model = learned_model.model_of(volume.witness, volume.halves, volume.mask, volume.geometry, of_its_kind)
-        if progress is not None:
-            progress(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
-        return model
-    lender = neighbour if isinstance(neighbour, SolventModel) else None
-    return solvent_fit.fit(volume.halves, volume.mask, volume.geometry, progress, lender, of_spread=of_spread)
+    lender = neighbour.solvent if isinstance(neighbour, LearnedModel) else neighbour
+    learned = isinstance(volume.witness, PriorWeights)
+    solvent = solvent_fit.fit(
+        volume.halves, volume.mask, volume.geometry, progress, lender, of_spread=of_spread and not learned
+    )
+    if not isinstance(volume.witness, PriorWeights):
+        return solvent
+    started = time.monotonic()
+    model = learned_model.model_of(volume.witness, solvent, volume.mask, volume.geometry)
+    if progress is not None:
+        progress(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
+    return model
 
 
 def posterior_of(model: VolumeModel, volume: PreparedVolume) -> Posterior:
@@ -173,20 +182,58 @@ def posterior_of(model: VolumeModel, volume: PreparedVolume) -> Posterior:
     return dataclasses.replace(posterior, center=volume.center, prior_precision=jnp.float32(precision))
 
 
-def starts(
+def by_sampling(
+    key: PRNGKey,
+    model: VolumeModel,
+    volume: PreparedVolume,
+    plan: Plan,
+    *,
+    draw_noise: NoiseFn | None = None,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: ProgressFn | None = None,
+) -> VolumeFamily:
+    """CryoWGEN-II: exact draws where the posterior is the model's own, unless a sampler was named; else chains.
+
+    ``draw_noise`` lets overlapping volumes share their noise.
+    """
+    if plan.sampler == "auto" and volume.is_of_the_model:
+        return by_draws(key, model, volume.mask, plan.num_samples, draw_noise=draw_noise, progress=progress)
+    return by_chains(key, model, volume, plan, draw_noise=draw_noise, checkpoint=checkpoint, progress=progress)
+
+
+def draw(key: PRNGKey, number: int, model: VolumeModel, mask: np.ndarray, draw_noise: NoiseFn | None = None) -> Array:
+    """Draw ``number`` of a model's posterior."""
+    noise = draw_noise or samplers.white_noise
+    keys = (jax.random.fold_in(key, 2 * number + i) for i in range(2))
+    return model.draw(jnp.stack([noise(own, model.shells.shape) for own in keys]), mask)
+
+
+def by_draws(
     key: PRNGKey,
     model: VolumeModel,
     mask: np.ndarray,
-    num_chains: int,
-    draw_noise: NoiseFn = samplers.white_noise,
-) -> Array:
-    """One start a chain, drawn from the posterior."""
-
-    def noise(number: int) -> Array:
-        return draw_noise(jax.random.fold_in(key, number), model.shells.shape)
-
-    pairs = (jnp.stack([noise(2 * i), noise(2 * i + 1)]) for i in range(num_chains))
-    return jnp.stack([model.draw(pair, mask) for pair in pairs])
+    num_samples: int,
+    *,
+    draw_noise: NoiseFn | None = None,
+    progress: ProgressFn | None = None,
+) -> VolumeFamily:
+    """Independent draws of a model's Gaussian posterior, its mean and its standard deviation."""
+    started, members = time.monotonic(), []
+    for number in range(num_samples):
+        members.append(draw(jax.random.fold_in(key, 2), number, model, mask, draw_noise))
+        if progress is not None:
+            members[-1].block_until_ready()
+            progress(Progress("drawing", number + 1, num_samples, 1.0, time.monotonic() - started))
+    family = Family(
+        mean=jnp.asarray(model.mean),
+        std=model.standard_deviation(members),
+        samples=jnp.stack(members),
+        weights=jnp.full((num_samples,), 1 / num_samples),
+    )
+    status = "ok" if bool(jnp.all(jnp.isfinite(family.samples))) else "not finite"
+    return _without_chains(
+        family, model, float(model.prior_precision), "exact", status, ess=num_samples, acceptance=1.0
+    )
 
 
 def by_chains(
@@ -211,12 +258,12 @@ def by_chains(
     """
     posterior, start = posterior_of(model, volume), None
     if volume.own_witness is None:
-        draw_start = draw_noise or samplers.white_noise
-        start = starts(jax.random.fold_in(key, 2), model, volume.mask, plan.num_chains, draw_start)
+        own = jax.random.fold_in(key, 2)
+        start = jnp.stack([draw(own, i, model, volume.mask, draw_noise) for i in range(plan.num_chains)])
     result = sample(
         jax.random.fold_in(key, 1),
         posterior,
-        sampler=_sampler(posterior, draw_noise),
+        sampler=_sampler(posterior, draw_noise) if plan.sampler == "auto" or draw_noise else plan.sampler,
         num_chains=plan.num_chains,
         num_steps=plan.num_steps,
         warmup=plan.warmup,
@@ -233,9 +280,8 @@ def by_chains(
         )
     latest_first = jnp.swapaxes(result.samples[:, ::-1], 0, 1)
     members = latest_first.reshape(-1, *latest_first.shape[2:])[: plan.num_samples]
-    of_the_model = volume.own_witness is None and volume.center is None
     return VolumeFamily(
-        mean=model.mean if of_the_model else result.mean,
+        mean=model.mean if volume.is_of_the_model else result.mean,
         std=jnp.sqrt(result.variance),
         samples=members,
         weights=jnp.full((len(members),), 1 / len(members)),
@@ -279,7 +325,9 @@ def by_importance(
     else:
         weighted = _weighted_by(key, posterior, model, volume.mask, number, progress)
     family = heaviest(weighted, plan.num_samples)
-    return _without_chains(family, model, posterior, "importance", "ok", ess=float(weighted.ess), acceptance=1.0)
+    return _without_chains(
+        family, model, posterior.prior_precision, "importance", "ok", ess=float(weighted.ess), acceptance=1.0
+    )
 
 
 def _weighted_by(
@@ -294,7 +342,7 @@ def _weighted_by(
     started, candidates, log_weights = time.monotonic(), [], []
     own = model.posterior(mask)
     for number in range(num_candidates):
-        (candidate,) = starts(jax.random.fold_in(key, number), model, mask, 1)
+        candidate = draw(jax.random.fold_in(key, number), 0, model, mask)
         candidates.append(candidate)
         log_weights.append(_excess(posterior, own, candidate))
         if progress is not None:
@@ -315,13 +363,13 @@ def by_ascent(key: PRNGKey, model: VolumeModel, volume: PreparedVolume, plan: Pl
     estimate = {"cryogen_map": cryogen_map, "cryogen_ot": cryogen_ot}[plan.method]
     family = estimate(jax.random.fold_in(key, 1), posterior)
     status = "ok" if bool(jnp.all(jnp.isfinite(family.mean))) else "not finite"
-    return _without_chains(family, model, posterior, "L-BFGS", status, ess=np.nan, acceptance=np.nan)
+    return _without_chains(family, model, posterior.prior_precision, "L-BFGS", status, ess=np.nan, acceptance=np.nan)
 
 
 def _without_chains(
     family: Family,
     model: VolumeModel,
-    posterior: Posterior,
+    prior_precision: Array | float,
     sampler: str,
     status: str,
     *,
@@ -344,6 +392,6 @@ def _without_chains(
             acceptance=acceptance,
             step_size=np.nan,
             num_gradients=0,
-            prior_precision=float(posterior.prior_precision),
+            prior_precision=float(prior_precision),
         ),
     )

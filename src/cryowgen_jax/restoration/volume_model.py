@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +69,10 @@ class VolumeModel(abc.ABC):
     @abc.abstractmethod
     def draw(self, noises: Array, mask: np.ndarray) -> Array:
         """A start for a chain, a draw of the posterior about its ``mean``; ``noises`` are two white volumes."""
+
+    @abc.abstractmethod
+    def standard_deviation(self, draws: Sequence[Array]) -> Array:
+        """Of the posterior per voxel, (Z, Y, X); ``draws`` of it help where it is not known in closed form."""
 
     @property
     def observation(self) -> np.ndarray:

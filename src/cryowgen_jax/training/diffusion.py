@@ -5,8 +5,14 @@ r"""Losses of a denoiser that has seen the tomogram (``models.denoiser``), for `
 .. math:: \frac{s^2 + \sigma^2}{s^2 \sigma^2} \, |D(v + \sigma \xi, \sigma) - v|^2 / n, \qquad \xi \sim N(0, I)
 
 (Karras et al., NeurIPS 2022). Its minimum is the conditional mean, so that (D - z) / sigma^2 is the score of the
-posterior of v + sigma xi (Tweedie). It works on boxes cut from scenes. ``correction_loss`` is the loss of
-``conditional_prior`` for D at sigma = infinity and what the network says of its error.
+posterior of v + sigma xi (Tweedie). ``mean_loss`` teaches D at sigma = infinity only, relative to the m that it begins
+at, so that scenes of all noise levels count alike:
+
+.. math:: |D - v|^2 \,/\, (|m - v|^2 + n \epsilon)
+
+Both work on boxes cut from scenes. ``correction_loss`` is that of whole scenes, with the likelihood terms of
+``conditional_prior`` for what the network says of its error, m being D and V being P. ``error_loss`` has those terms
+only, and does not move D.
 """
 
 from __future__ import annotations
@@ -17,13 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax.models.denoiser import SPREAD, Denoised, Sight
+from cryowgen_jax.models.adapters import NnxFunction
+from cryowgen_jax.models.denoiser import SPREAD, Denoised, Sight, with_errors_alone
 from cryowgen_jax.training.conditional_prior import posterior_loss
 from cryowgen_jax.training.descent import Log
 from cryowgen_jax.training.scenes import Example
 from cryowgen_jax.types import Array, PRNGKey
 
 SIGMAS, UNKNOWN_SHARE = (0.03, 3.0), 0.5  # uniform in the logarithm; how often sigma is infinite
+FLOOR, LIKELIHOOD_SHARE = 0.02, 0.1  # epsilon, of the signal's variance; of the likelihood terms
 
 Network = Callable[[Sight, Array, Array], Denoised]
 
@@ -40,7 +48,29 @@ def diffusion_loss(network: Network, seen: Example, key: PRNGKey) -> tuple[Array
     return weight * error, {"loss": weight * error}
 
 
+def mean_loss(network: Network, seen: Example, key: PRNGKey | None = None) -> tuple[Array, Log]:
+    """The relative squared error of D at sigma = infinity; it needs no ``key``."""
+    error = jnp.mean((network(seen.sight, seen.sight.mean, jnp.zeros(())).volume - seen.truth) ** 2)
+    relative = error / _before(seen)
+    return relative, {"loss": relative, "error": error}
+
+
 def correction_loss(network: Network, seen: Example, key: PRNGKey | None = None) -> tuple[Array, Log]:
-    """The loss of one whole example, and its parts by name, as ``prior_loss``; it needs no ``key``."""
-    said = network(seen.sight, jnp.zeros(seen.truth.shape), jnp.zeros(()))
-    return posterior_loss(seen, said.volume, said.log_variance, said.log_gain)
+    """The loss of one whole example, and its parts by name as in ``prior_loss``; it needs no ``key``."""
+    said = network(seen.sight, seen.sight.mean, jnp.zeros(()))
+    _, parts = posterior_loss(seen, said.volume, said.log_variance, said.log_gain, blended=False)
+    total = parts["distance"] / _before(seen) + LIKELIHOOD_SHARE * (parts["likelihood"] + parts["local"])
+    return total, parts | {"loss": total}
+
+
+def error_loss(network: NnxFunction, seen: Example, key: PRNGKey | None = None) -> tuple[Array, Log]:
+    """The likelihood terms of one whole example, whose gradient leaves D as it is; it needs no ``key``."""
+    said = with_errors_alone(network)(seen.sight, seen.sight.mean, jnp.zeros(()))
+    _, parts = posterior_loss(seen, said.volume, said.log_variance, said.log_gain, blended=False)
+    total = parts["likelihood"] + parts["local"]
+    return total, parts | {"loss": total}
+
+
+def _before(seen: Example) -> Array:
+    """Mean squared error of m, and the floor."""
+    return jnp.mean((seen.sight.mean - seen.truth) ** 2) + FLOOR

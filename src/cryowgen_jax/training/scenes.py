@@ -24,7 +24,7 @@ class Example:
     Attributes
     ----------
     truth
-        v, less the average of the solvent mean; (Z, Y, X), or a box of it.
+        v, less the average of ``mean``; (Z, Y, X), or a box of it.
     sight
         What the network is shown, of the same box.
     spectrum
@@ -50,9 +50,9 @@ class Scenes:
 
     Parameters
     ----------
-    truth, data, mean, envelope
-        (M, Z, Y, X): volumes, observations that are 0 in the wedge, and the solvent model's mean and envelope; beam z
-        and tilt axis y, in one unit, any floating-point type.
+    truth, data, solvent, envelope, mean
+        (M, Z, Y, X): volumes, observations that are 0 in the wedge, the solvent model's mean and envelope, and the mean
+        that the first network leads to; beam z and tilt axis y, in one unit, any floating-point type.
     noise, signal
         (M, shells): the solvent model's spectra, in the shells of ``fourier.wide_shell_index``.
     tilt_range
@@ -63,8 +63,9 @@ class Scenes:
 
     truth: Array | np.ndarray
     data: Array | np.ndarray
-    mean: Array | np.ndarray
+    solvent: Array | np.ndarray
     envelope: Array | np.ndarray
+    mean: Array | np.ndarray
     noise: Array | np.ndarray
     signal: Array | np.ndarray
     tilt_range: Array | np.ndarray
@@ -75,13 +76,13 @@ class Scenes:
         number_key, mirror_key, place_key = jax.random.split(key, 3)
         number = jax.random.randint(number_key, (), 0, self.truth.shape[0])
         mirrored = jax.random.bernoulli(mirror_key, shape=(3,))
-        truth, data, mean, envelope = (
+        truth, data, solvent, envelope, mean = (
             _mirror(jnp.asarray(volumes)[number].astype(jnp.float32), mirrored)
-            for volumes in (self.truth, self.data, self.mean, self.envelope)
+            for volumes in (self.truth, self.data, self.solvent, self.envelope, self.mean)
         )
         noise, signal, tilts = (jnp.asarray(rows)[number] for rows in (self.noise, self.signal, self.tilt_range))
         tilts = jnp.where(mirrored[0] != mirrored[2], -tilts[::-1], tilts)  # a mirror across the beam reverses them
-        return self._cut(place_key, example(truth, data, mean, envelope, noise, signal, tilts))
+        return self._cut(place_key, example(truth, data, solvent, envelope, mean, noise, signal, tilts))
 
     def _cut(self, key: PRNGKey, whole: Example) -> Example:
         if self.box is None:
@@ -96,7 +97,14 @@ class Scenes:
 
 
 def example(
-    truth: Array, data: Array, mean: Array, envelope: Array, noise: Array, signal: Array, tilt_range: Array
+    truth: Array,
+    data: Array,
+    solvent: Array,
+    envelope: Array,
+    mean: Array,
+    noise: Array,
+    signal: Array,
+    tilt_range: Array,
 ) -> Example:
     """One scene of :class:`Scenes` as an example."""
     shape = truth.shape
@@ -104,7 +112,7 @@ def example(
     mask = traced_wedge_mask(shape, tilt_range)
     spectrum = fourier.rfftn(data) * mask
     noise, signal = noise[index], signal[index]
-    sight = sight_of(spectrum, mean, envelope, noise, signal, tilt_range)
+    sight = sight_of(spectrum, solvent, envelope, mean, noise, signal, tilt_range)
     unit, level = sight.scale, jnp.mean(mean)
     return Example(
         truth=(truth - level) / unit,

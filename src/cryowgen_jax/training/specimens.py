@@ -18,27 +18,7 @@ TEXTURE_WIDTHS = (0.7, 2.5)  # voxels
 BLURS = (0.0, 1.2)  # voxels
 NOISE_LEVELS = (2e-3, 60.0)  # variance of the noise over that of the truth
 HIGHEST_TILTS = (38.0, 72.0)  # degrees
-LEVELS_ABOUT, TILTS_ABOUT = 2.0, 4.0  # with a sighting: largest factor of the noise, largest shift of tilts in degrees
-HIGHEST_FREQUENCY = 0.87  # cycles per voxel, at the corner of Fourier space
 _LEAST_TEXTURE = 1e-4  # of one unit squared: a box may be empty
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Sighting:
-    """How volumes were observed, so that examples made of them are observed in a similar way.
-
-    Attributes
-    ----------
-    noise
-        (M, K): power of the noise of each volume, in its units squared, at K evenly spaced frequencies from 0 to
-        ``HIGHEST_FREQUENCY``.
-    tilt_range
-        (2,), of all volumes, in degrees.
-    """
-
-    noise: Array
-    tilt_range: Array
 
 
 @jax.tree_util.register_dataclass
@@ -50,30 +30,22 @@ class Specimens:
     specimen. All choices are uniform between the bounds of this file, the noise level in its logarithm. A fifth of the
     examples has no texture.
 
-    Volumes with a ``sighting`` keep their own texture and sharpness, and get noise and tilts near their own. In half of
-    the examples the tilt range is reversed, as a half turn about the beam reverses it.
-
     Parameters
     ----------
     volumes
         (M, n, n, n), any dtype.
     box
         (Z, Y, X) of an example, no larger than n.
-    sighting
-        How the volumes were observed; None for examples that are to be observed in many ways.
     """
 
     volumes: Array
     box: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
-    sighting: Sighting | None = None
 
     def __call__(self, key: PRNGKey) -> Example:
         """One example."""
         keys = iter(jax.random.split(key, 16))
         number = jax.random.randint(next(keys), (), 0, self.volumes.shape[0])
         truth = self._cut(number, next(keys), next(keys))
-        if self.sighting is not None:
-            return self._seen_again(next(keys), self.sighting, number, truth)
 
         def between(low: float, high: float) -> Array:
             return jax.random.uniform(next(keys), minval=low, maxval=high)
@@ -90,16 +62,6 @@ class Specimens:
         noise = level * noise / jnp.mean(noise)
         tilt_range = jnp.stack([-between(*HIGHEST_TILTS), between(*HIGHEST_TILTS)])
         return example(truth, noise, tilt_range, next(keys))
-
-    def _seen_again(self, key: PRNGKey, sighting: Sighting, number: Array, truth: Array) -> Example:
-        level_key, tilt_key, side_key, noise_key = jax.random.split(key, 4)
-        frequencies = np.linspace(0.0, HIGHEST_FREQUENCY, sighting.noise.shape[1], dtype=np.float32)
-        radius = jnp.asarray(fourier.radial_frequency(self.box), jnp.float32)
-        noise = jnp.interp(radius, frequencies, sighting.noise[number])
-        noise = noise * LEVELS_ABOUT ** jax.random.uniform(level_key, minval=-1.0)
-        tilts = sighting.tilt_range + TILTS_ABOUT * jax.random.uniform(tilt_key, (2,), minval=-1.0)
-        tilts = jnp.where(jax.random.bernoulli(side_key), tilts, -tilts[::-1])
-        return example(truth, noise, jnp.clip(tilts, -90.0, 90.0), noise_key)
 
     def _cut(self, number: Array, turn: PRNGKey, place: PRNGKey) -> Array:
         turned = turn_cube(self.volumes[number].astype(jnp.float32), jax.random.randint(turn, (), 0, 24))
