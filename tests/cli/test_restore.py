@@ -492,7 +492,7 @@ class TestResuming:
     def test_a_real_signal(self, files, tmp_path):
         command = [sys.executable, "-m", "cryowgen_jax.cli", "restore", str(files.tomogram), *RANGE]
         command += ["--samples", "2", "--steps", "5000", "--sampler", "preconditioned"]
-        command += ["--output", str(tmp_path / "out")]
+        command += ["--witness", "solvent", "--output", str(tmp_path / "out")]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             for line in process.stderr:
                 if "warm-up" in line:
