@@ -28,6 +28,7 @@ its maximum.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -45,7 +46,7 @@ from cryowgen_jax.models.prior_net import KNOTS, features
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.solvent_model import SolventModel
-from cryowgen_jax.restoration.spectra import shells_of
+from cryowgen_jax.restoration.spectra import Shells, shells_of
 from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
@@ -172,17 +173,15 @@ def model_of(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geo
 
 def first_look(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The posterior mean that the first network leads to, (Z, Y, X)."""
-    data = np.asarray(fourier.irfftn(jnp.asarray(solvent.observation), solvent.shells.shape))
-    answer = _look(_first, learned.first, (data - np.mean(data),), solvent, geometry)
-    level = np.float32(np.mean(data))
-    mean, _ = _posterior(answer._replace(center=answer.center + level), solvent, mask)
-    return mean
+    data = _data(solvent)
+    level = np.mean(data)
+    answer = _look(_first, learned.first, (data - level,), solvent, geometry)
+    return _blended(answer._replace(center=answer.center + level), solvent, mask)
 
 
 def second_look(learned: PriorWeights, solvent: SolventModel, first: np.ndarray, geometry: Geometry) -> Answer:
     """What the second network says, which also sees the solvent model and where the ``first`` one leads."""
-    data = np.asarray(fourier.irfftn(jnp.asarray(solvent.observation), solvent.shells.shape))
-    answer = _look(_second, learned.second, (data, solvent.mean, solvent.envelope, first), solvent, geometry)
+    answer = _look(_second, learned.second, (_data(solvent), solvent.mean, solvent.envelope, first), solvent, geometry)
     return answer._replace(center=answer.center + np.float32(np.mean(first)))
 
 
@@ -191,9 +190,8 @@ def _within_noise(answer: Answer, solvent: SolventModel, mask: np.ndarray) -> tu
 
     Where the measured coefficients of a shell differ from the data by more than the noise, they are drawn nearer.
     """
-    shells = solvent.shells
-    power, noise = np.where(shells.mask > 0, *(shells.spread(p) for p in answer.powers)), shells.spread(solvent.noise)
-    center = np.asarray(fourier.rfftn(jnp.asarray(answer.center, jnp.float32)))
+    shells, noise = solvent.shells, solvent.shells.spread(solvent.noise)
+    center, power = _spectra(answer, shells)
     off = (solvent.observation - center) * shells.mask
     misfit = np.maximum(shells.mean(fourier.power(off)), 1e-30)
     share = shells.spread(np.maximum(1 - np.sqrt(solvent.noise / misfit), 0))
@@ -201,16 +199,23 @@ def _within_noise(answer: Answer, solvent: SolventModel, mask: np.ndarray) -> tu
     return mean, np.minimum(power, noise / np.maximum(mask, 1e-6)).astype(np.float32)
 
 
-def _posterior(answer: Answer, solvent: SolventModel, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """m, (Z, Y, X), and V, rfftn layout, of a network's answer and the data."""
-    shells = solvent.shells
+def _blended(answer: Answer, solvent: SolventModel, mask: np.ndarray) -> np.ndarray:
+    """m, (Z, Y, X), of a network's answer and the data."""
+    center, power = _spectra(answer, solvent.shells)
+    weight = mask / solvent.shells.spread(solvent.noise)
+    blend = (center / power + weight * solvent.observation) / (1 / power + weight)
+    return np.asarray(fourier.irfftn(jnp.asarray(blend, jnp.complex64), solvent.shells.shape))
+
+
+def _spectra(answer: Answer, shells: Shells) -> tuple[np.ndarray, np.ndarray]:
+    """The half spectrum of zbar, and P per coefficient."""
     power = np.where(shells.mask > 0, *(shells.spread(power) for power in answer.powers))
-    weight = mask / shells.spread(solvent.noise)
-    variance = 1 / (1 / power + weight)
-    center = np.asarray(fourier.rfftn(jnp.asarray(answer.center, jnp.float32)))
-    blend = variance * (center / power + weight * solvent.observation)
-    mean = np.asarray(fourier.irfftn(jnp.asarray(blend, jnp.complex64), shells.shape))
-    return mean, variance.astype(np.float32)
+    return np.asarray(fourier.rfftn(jnp.asarray(answer.center, jnp.float32))), power
+
+
+def _data(solvent: SolventModel) -> np.ndarray:
+    """The data as a volume, (Z, Y, X)."""
+    return np.asarray(fourier.irfftn(jnp.asarray(solvent.observation), solvent.shells.shape))
 
 
 def _look(
@@ -304,6 +309,7 @@ def _filled(path: PathLike, like: NnxFunction, arrays: Mapping[str, np.ndarray],
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+@functools.cache
 def shipped_weights() -> PriorWeights:
     """The one that the package ships (``experiments/learned_witness``)."""
     return load_witness(pathlib.Path(__file__).with_name("learned.safetensors"))
