@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from cryowgen_jax.restoration.adapt import scene_of, together
 from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.known_scenes import coarse_scene_of, scene_of, together
 from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.restoration.restore import frame_for
 from cryowgen_jax.simulation import crowded_maps, surroundings
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.training import Scenes
+from cryowgen_jax.training import CoarseScenes, Scenes
 
 INTERIOR = 3.9  # volts: density inside complexes, which becomes 1
 LEAST_KDA = 50.0
@@ -191,8 +191,13 @@ def optics(shape: tuple[int, int, int], voxel: float, rng: np.random.Generator) 
     return transfer.astype(np.float32)
 
 
-def make_scene(seed: int, pool: Sequence[Complex], shape: tuple[int, int, int], fixed: bool) -> Scenes:
-    """One scene; ``fixed`` takes +-60 degrees, SNR 0.1, white noise and a plain truth in place of what is drawn."""
+def make_scene(
+    seed: int, pool: Sequence[Complex], shape: tuple[int, int, int], *, fixed: bool = False, third: bool = False
+) -> Scenes | CoarseScenes:
+    """One scene, for the second network or the ``third``.
+
+    ``fixed`` takes +-60 degrees, SNR 0.1, white noise and a plain truth in place of what is drawn.
+    """
     rng = np.random.default_rng(seed)
     truth = truth_of(pool, shape, rng, plain=fixed)
     high = rng.uniform(*LOWEST_TILTS)
@@ -217,17 +222,20 @@ def make_scene(seed: int, pool: Sequence[Complex], shape: tuple[int, int, int], 
     average = 0.5 * (halves[0] + halves[1])
     frame = frame_for(average, mask, "bright", in_tiles=False)
     prepared = tuple(frame.prepare(part) for part in halves)
-    return scene_of(shipped_weights(), (truth - frame.level) / frame.scale, prepared, geometry)
+    make = coarse_scene_of if third else scene_of
+    return make(shipped_weights(), (truth - frame.level) / frame.scale, prepared, geometry)
 
 
 def main() -> None:
     arguments = parse()
     pool = complexes(arguments.structures, arguments.split)
     print(f"{arguments.split}: {len(pool)} complexes of {len({one.family for one in pool})} families", flush=True)
-    work = functools.partial(make_scene, pool=pool, shape=tuple(arguments.shape), fixed=arguments.fixed)
+    work = functools.partial(
+        make_scene, pool=pool, shape=tuple(arguments.shape), fixed=arguments.fixed, third=arguments.third
+    )
     first = {"train": 0, "validation": 10**6, "test": 2 * 10**6}[arguments.split] + arguments.first
     context = multiprocessing.get_context("spawn")
-    scenes: list[Scenes] = []
+    scenes: list[Scenes | CoarseScenes] = []
     with concurrent.futures.ProcessPoolExecutor(arguments.workers, mp_context=context) as workers:
         for scene in workers.map(work, range(first, first + arguments.count)):
             scenes.append(scene)
@@ -236,7 +244,7 @@ def main() -> None:
     save(arguments.output, scenes)
 
 
-def save(path: pathlib.Path, scenes: Sequence[Scenes]) -> None:
+def save(path: pathlib.Path, scenes: Sequence[Scenes | CoarseScenes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = dataclasses.asdict(together(scenes))
     np.savez(path, **{name: column for name, column in columns.items() if name != "box"})
@@ -252,6 +260,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="number of the first scene")
     parser.add_argument("--shape", type=int, nargs=3, default=(40, 64, 64))
     parser.add_argument("--fixed", action="store_true", help="+-60 degrees, SNR 0.1, white noise, plain")
+    parser.add_argument("--third", action="store_true", help="for the third network: half the grid")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     return parser.parse_args()

@@ -1,6 +1,10 @@
-"""Learn the second network of the learned witness from scenes; see README.md.
+"""Learn the second or third network of the learned witness from scenes; see README.md.
 
 python experiments/learned_witness/train_denoiser.py --scenes train.npz --validation val.npz --output next.safetensors
+python experiments/learned_witness/train_denoiser.py --scenes coarse.npz --validation val.npz --loss diffusion \
+    --start next.safetensors --widths 64 96 --pairs 1 2 --output last.safetensors
+
+``--loss diffusion`` is for the third network and takes what ``scenes.py --third`` wrote.
 """
 
 from __future__ import annotations
@@ -17,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax import restoration
+from cryowgen_jax import platform, restoration
 from cryowgen_jax.models import NnxFunction, denoising_network
 from cryowgen_jax.models.denoiser import PAIRS, WIDTHS
-from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
+from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.training import (
+    CoarseScenes,
     Scenes,
     TrainingProgress,
     correction_loss,
@@ -34,20 +39,22 @@ from cryowgen_jax.training import (
 )
 
 LOSSES = {"mean": mean_loss, "errors": error_loss, "correction": correction_loss, "diffusion": diffusion_loss}
-OF_BOXES = ("mean", "diffusion")  # the others are of whole scenes
 EVERY = 50  # iterations between lines of the log
+LEVELS = (0.0, 0.1, 0.3, 1.0, 2.0)  # of sigma, 0 for infinity: where the third network is judged
 
 
 def main() -> None:
     arguments = parse()
-    scenes, unseen = load(arguments.scenes, arguments.targets, arguments.share), load([arguments.validation])
-    box = tuple(arguments.box) if arguments.loss in OF_BOXES else None
+    third = arguments.loss == "diffusion"
+    scenes = load(arguments.scenes, arguments.targets, arguments.share)
+    unseen = load([arguments.validation])
+    if isinstance(scenes, Scenes) and arguments.loss == "mean":  # the others learn from whole scenes
+        scenes = dataclasses.replace(scenes, box=tuple(arguments.box))
     print(f"{len(scenes.truth)} scenes of {scenes.truth.shape[1:]}, {len(unseen.truth)} to validate with", flush=True)
     start = restoration.load_witness(arguments.start) if arguments.start else shipped_weights()
-    network = (
-        start.second if arguments.start else denoising_network(arguments.widths, arguments.pairs, seed=arguments.seed)
-    )
-    sizes = {"widths": json.dumps(arguments.widths), "pairs": json.dumps(arguments.pairs)}
+    found = start.third if third else start.second
+    anew = found is None or not (arguments.start or third)
+    network = denoising_network(arguments.widths, arguments.pairs, seed=arguments.seed) if anew else found
     started, rows = time.monotonic(), []
 
     def told(progress: TrainingProgress) -> None:
@@ -61,7 +68,7 @@ def main() -> None:
     result = learn_prior(
         jax.random.key(arguments.seed),
         network,
-        dataclasses.replace(scenes, box=box),
+        scenes,
         loss=LOSSES[arguments.loss],
         optimizer=(warmed_adam if arguments.loss == "errors" else warmed_muon)(arguments.rate, arguments.iterations),
         num_iterations=arguments.iterations,
@@ -73,9 +80,13 @@ def main() -> None:
     print(result.status)
     stage = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str)}
     stage |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    settings = start.settings | ({} if arguments.start else sizes) | {f"second_{arguments.loss}": json.dumps(stage)}
+    prefix = "third_" if third else ""
+    sizes = {f"{prefix}{name}": json.dumps(getattr(arguments, name)) for name in ("widths", "pairs")} if anew else {}
+    kind = "third" if third else f"second_{arguments.loss}"
+    settings = start.settings | sizes | {kind: json.dumps(stage)}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    restoration.save_witness(arguments.output, PriorWeights(start.first, result.average, settings))
+    learned = {"third" if third else "second": result.average, "settings": settings}
+    restoration.save_witness(arguments.output, dataclasses.replace(start, **learned))
     with arguments.output.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(
             file, sorted({name for row in rows for name in row}, key=lambda n: (n != "iteration", n))
@@ -85,27 +96,38 @@ def main() -> None:
     print(json.dumps(validate(result.average, unseen)))
 
 
-def load(paths: Sequence[pathlib.Path], targets: Sequence[pathlib.Path] = (), share: float = 0.0) -> Scenes:
+def load(
+    paths: Sequence[pathlib.Path], targets: Sequence[pathlib.Path] = (), share: float = 0.0
+) -> Scenes | CoarseScenes:
     """Scenes that ``scenes.py`` wrote; this share of the truth is replaced by what ``targets.py`` wrote."""
-    names = [field.name for field in dataclasses.fields(Scenes) if field.name != "box"]
     files = [np.load(path) for path in paths]
+    kind = CoarseScenes if "channels" in files[0] else Scenes
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "box"]
     columns = {name: np.concatenate([file[name] for file in files]) for name in names}
     if targets:
         mixed = np.concatenate([np.load(path)["target"] for path in targets]).astype(np.float32)
         columns["truth"] = (1 - share) * columns["truth"].astype(np.float32) + share * mixed
     good = [all(np.isfinite(columns[name][i]).all() for name in names) for i in range(len(columns["truth"]))]
-    return Scenes(**{name: jnp.asarray(values[good]) for name, values in columns.items()})
+    return kind(**{name: jnp.asarray(values[good]) for name, values in columns.items()})
 
 
-def validate(network: NnxFunction, unseen: Scenes) -> dict[str, float]:
-    """Mean logs of ``correction_loss`` over whole scenes."""
+def validate(network: NnxFunction, unseen: Scenes | CoarseScenes) -> dict[str, float]:
+    """Means over scenes: logs of ``correction_loss``, or those of ``diffusion_loss`` at each level."""
+    judge = judge_levels if isinstance(unseen, CoarseScenes) else judge_mean
     rows = [judge(network, jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], unseen)) for i in range(len(unseen.truth))]
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-@jax.jit
-def judge(network: NnxFunction, scene: Scenes) -> dict[str, jax.Array]:
+@platform.jit
+def judge_mean(network: NnxFunction, scene: Scenes) -> dict[str, jax.Array]:
     return correction_loss(network, scene(jax.random.key(0)))[1]
+
+
+@platform.jit
+def judge_levels(network: NnxFunction, scene: CoarseScenes) -> dict[str, jax.Array]:
+    keys = jax.random.split(jax.random.key(0))
+    seen = scene(keys[0])
+    return {f"sigma {level:g}": diffusion_loss(network, seen, keys[1], jnp.float32(level))[0] for level in LEVELS}
 
 
 def parse() -> argparse.Namespace:

@@ -123,6 +123,74 @@ def test_modes_that_differ_in_the_wedge_have_their_weights():
     assert np.max(np.abs(shares - problem.weights_after)) > 0.06, "started too low, it cannot weigh the modes"
 
 
+class LaplaceIncrements:
+    """A closed curve of 12 points whose increments are Laplace, of which the low frequencies were measured with noise.
+
+    Given its scales an increment is Gaussian, and given the increment the inverse of its scale is inverse Gaussian
+    (Park and Casella, 2008): Gibbs sampling is exact. Many chains run side by side.
+    """
+
+    SIZE, NOISE, LEVEL = 12, 0.3, 0.2
+
+    def __init__(self):
+        points = np.arange(self.SIZE)
+        differences = np.roll(np.eye(self.SIZE), -1, axis=1) - np.eye(self.SIZE)
+        self.differences = np.vstack([differences, np.ones(self.SIZE) / np.sqrt(self.SIZE)])  # and the level
+        waves = [np.cos(2 * np.pi * points / self.SIZE), np.sin(2 * np.pi * points / self.SIZE)]
+        self.seen = np.stack([np.ones(self.SIZE), *waves]) / np.sqrt(self.SIZE / 2)
+
+    def gibbs(self, rng, observed, num_chains, num_steps, every=5):
+        """Draws of the posterior, or of the prior where nothing was observed."""
+        weight = 0.0 if observed is None else 1 / self.NOISE**2
+        data = weight * self.seen.T @ self.seen
+        right = np.zeros(self.SIZE) if observed is None else weight * self.seen.T @ observed
+        scales = np.ones((num_chains, self.SIZE + 1))
+        scales[:, -1] = self.LEVEL**2  # the level is Gaussian
+        kept = []
+        for step in range(num_steps):
+            precision = data + np.einsum("ji,cj,jk->cik", self.differences, 1 / scales, self.differences)
+            factor = np.linalg.cholesky(precision)
+            mean = np.linalg.solve(precision, np.broadcast_to(right, (num_chains, self.SIZE))[..., None])[..., 0]
+            noise = rng.standard_normal((num_chains, self.SIZE, 1))
+            curve = mean + np.linalg.solve(np.swapaxes(factor, 1, 2), noise)[..., 0]
+            increments = np.abs(curve @ self.differences[:-1].T) + 1e-9
+            scales[:, :-1] = 1 / rng.wald(1 / increments, 1.0)
+            if step >= 40 and step % every == 0:
+                kept.append(curve)
+        return np.concatenate(kept)
+
+
+@pytest.mark.slow
+def test_intervals_of_a_posterior_with_laplace_increments_hold_what_they_say():
+    """The denoiser is that of a long Gibbs run; 90 % intervals of draws hold the truth, within 2 %."""
+    problem, rng, levels = LaplaceIncrements(), np.random.default_rng(0), noise_levels(10.0, 0.1, 40)
+
+    def denoise(bank, position, sigma):
+        distance = jnp.sum((bank - position[None]) ** 2, axis=1)
+        return jax.nn.softmax(-0.5 * distance / sigma**2) @ bank
+
+    def one(bank, spread, key):
+        start_key, key = jax.random.split(key)
+        start = bank.mean(0) + jnp.sqrt(spread**2 + levels[0] ** 2) * jax.random.normal(start_key, (problem.SIZE,))
+        return reverse_diffusion(key, lambda z, s: denoise(bank, z, s), start, levels)
+
+    draw = jax.jit(lambda bank, keys: jax.lax.map(lambda key: one(bank, bank.std(), key), keys, batch_size=20))
+    truths = problem.gibbs(rng, None, 150, 41)
+    inside, narrow, kurtosis = [], [], []
+    for number, truth in enumerate(truths):
+        observed = problem.seen @ truth + problem.NOISE * rng.standard_normal(3)
+        bank = problem.gibbs(rng, observed, 100, 140)
+        found = np.asarray(draw(jnp.asarray(bank, jnp.float32), jax.random.split(jax.random.key(number), 200)))
+        steps = [family @ problem.differences[:-1].T for family in (truth[None], found)]
+        for kept, family in ((inside, found), (narrow, found.mean(0) + 0.8 * (found - found.mean(0)))):
+            low, high = np.quantile(family, [0.05, 0.95], axis=0)
+            kept.append(np.mean((truth > low) & (truth < high)))
+        kurtosis.append(np.mean(steps[1] ** 4) / np.mean(steps[1] ** 2) ** 2)
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.02)
+    assert np.mean(narrow) < 0.87, "a family that is too narrow shows"
+    assert np.mean(kurtosis) > 3.5, "it is not Gaussian"
+
+
 def test_the_example_runs():
     result = doctest.testmod(sys.modules[reverse_diffusion.__module__])
     assert result.failed == 0

@@ -10,6 +10,7 @@ import pytest
 from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.restoration import adapt, adapt_witness, estimate_adaptation
 from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.known_scenes import scene_of
 from cryowgen_jax.restoration.learned_model import PriorWeights
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.spatial.rotation import turn_cube
@@ -114,7 +115,7 @@ def unseen():
     sim = tomogram(8)
     halves = tuple(jnp.asarray(half[:24, 2:26, 2:26] / sim.half1.std()) for half in (sim.half1, sim.half2))
     truth = (sim.truth / sim.half1.std())[:24, 2:26, 2:26]
-    scenes = adapt.scene_of(untrained(), truth - truth.mean(), halves, Geometry(TILTS))
+    scenes = scene_of(untrained(), truth - truth.mean(), halves, Geometry(TILTS))
     return jax.jit(lambda network, key: correction_loss(network, scenes(key))[0])
 
 

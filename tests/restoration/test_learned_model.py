@@ -92,8 +92,8 @@ def test_measured_coefficients_vary_no_more_than_the_noise():
     assert np.all(model().variance[MASK > 0] <= noise[MASK > 0] * 1.0001)
 
 
-def test_starts_are_draws_of_the_posterior(rng):
-    draws = [model().draw(jnp.asarray(rng.normal(size=(2, *SHAPE)), jnp.float32), MASK) for _ in range(20)]
+def test_starts_are_draws_of_the_posterior():
+    draws = [model().draw(jax.random.key(i), MASK) for i in range(20)]
     squares = np.mean([model().precision * whitened(np.asarray(d) - model().mean) ** 2 for d in draws])
     assert squares == pytest.approx(1, abs=4 * np.sqrt(2 / (20 * np.prod(SHAPE))))
 
@@ -115,9 +115,8 @@ def test_permuted_axes_give_the_permuted_answer(tilt_axis, beam_axis):
     np.testing.assert_allclose(other.precision.transpose(geometry.order), straight.precision, rtol=3e-2)
 
 
-def test_standard_deviation_is_that_of_draws(rng):
-    noises = jnp.asarray(rng.normal(size=(400, 2, *SHAPE)), jnp.float32)
-    draws = jax.lax.map(lambda pair: model().draw(pair, MASK), noises)
+def test_standard_deviation_is_that_of_draws():
+    draws = jax.lax.map(lambda key: model().draw(key, MASK), jax.random.split(jax.random.key(1), 400))
     found, expected = np.asarray(model().standard_deviation([])), np.std(np.asarray(draws) - model().mean, axis=0)
     ratio = found / expected
     assert ratio.mean() == pytest.approx(1, abs=0.005)
@@ -144,14 +143,9 @@ def test_the_second_network_sees_the_first_and_the_solvent_model():
     np.testing.assert_allclose(answer.center, first, atol=1e-5 * first.std())
 
 
-def test_weights_come_back_with_half_precision(tmp_path):
+def test_settings_come_back_from_a_file(tmp_path):
     save_witness(tmp_path / "w", dataclasses.replace(untrained(), settings=SIZES | {"note": "a"}))
-    found = load_witness(tmp_path / "w")
-    assert found.settings["note"] == "a"
-    for name in ("first", "second"):
-        networks = (jax.tree.leaves(getattr(weights, name)) for weights in (found, untrained()))
-        for a, b in zip(*networks, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert load_witness(tmp_path / "w").settings["note"] == "a"
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_starts_have_the_spread_of_their_kind_of_voxel(kind):
     model, *_ = models()
     envelope = np.full(SHAPE, 1.0 if kind == "solvent" else 0.0, np.float32)
     model = dataclasses.replace(model, envelope=envelope, mean=np.full(SHAPE, 0.3, np.float32))
-    draws = [np.asarray(model.draw(jax.random.normal(jax.random.key(i), (2, *SHAPE)), MASK)) - 0.3 for i in range(6)]
+    draws = [np.asarray(model.draw(jax.random.key(i), MASK)) - 0.3 for i in range(6)]
     precision = MASK / model.shells.spread(model.noise) + 1 / model.shells.spread(model.particle)
     if kind == "solvent":
         precision = precision + 1 / model.shells.spread(model.solvent)
@@ -241,14 +241,14 @@ def test_starts_are_draws_of_the_posterior(widening):
     assert np.linalg.norm(jax.jit(exact.drift)(exactly)) < 1e-3 * np.linalg.norm(wiener)
     log_density = jax.jit(posterior.log_density)
 
-    def depth(noises, model=model):
-        return 2 * float(log_density(mean) - log_density(model.draw(noises, MASK))) / np.prod(SHAPE)
+    def depth(key, model=model):
+        return 2 * float(log_density(mean) - log_density(model.draw(key, MASK))) / np.prod(SHAPE)
 
-    noises = [jax.random.normal(jax.random.key(i), (2, *SHAPE)) for i in range(4)]
-    error = 4 * np.sqrt(2 / (len(noises) * np.prod(SHAPE))) + 2e-3  # and what conjugate gradients leave
-    assert np.mean([depth(pair) for pair in noises]) == pytest.approx(1, abs=error)
+    keys = [jax.random.key(i) for i in range(4)]
+    error = 4 * np.sqrt(2 / (len(keys) * np.prod(SHAPE))) + 2e-3  # and what conjugate gradients leave
+    assert np.mean([depth(key) for key in keys]) == pytest.approx(1, abs=error)
     other = dataclasses.replace(model, envelope=np.roll(model.envelope, SHAPE[1] // 2, axis=1) ** 2)
-    assert abs(np.mean([depth(pair, other) for pair in noises]) - 1) > 4 * error, "negative control"
+    assert abs(np.mean([depth(key, other) for key in keys]) - 1) > 4 * error, "negative control"
 
 
 def test_pure_noise_is_nearly_all_solvent():
@@ -366,7 +366,7 @@ def test_the_fit_widens_what_the_family_misses_in_the_wedge():
     """Of one small tomogram; by how much is seen on the average of several, which the slow test looks at."""
     with_it, without = spread_over_error(SHAPE, 0)
     assert 0.8 < with_it < 1.25
-    assert without < 0.8 * with_it
+    assert without < 0.85 * with_it
 
 
 @pytest.mark.slow

@@ -82,3 +82,22 @@ def test_shells_cover_everything_but_the_zero_frequency(rng):
     values = rng.random(index.shape).astype(np.float32)
     sums = fourier.shell_sums(jnp.asarray(values), index, 4)
     np.testing.assert_allclose(sums, [values[index == i].sum() for i in range(4)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 20, 24), (9, 13, 10), (12, 15, 17)])
+def test_half_the_grid_keeps_coarse_waves_and_levels_and_drops_the_rest(shape):
+    """Plane waves sampled on either grid, at the same places of the box."""
+    smaller = fourier.halved(shape)
+    assert smaller == tuple(2 * (n // 4) for n in shape)
+
+    def wave(grid, cycles):
+        places = np.meshgrid(*(np.arange(n) / n for n in grid), indexing="ij")
+        return np.cos(2 * np.pi * sum(c * p for c, p in zip(cycles, places, strict=True)) + 0.3).astype(np.float32)
+
+    coarse, fine = (1, 1 - smaller[1] // 2, smaller[2] // 2 - 1), (0, smaller[1] // 2, 2)
+    volume = jnp.asarray(2.0 + wave(shape, coarse) + wave(shape, fine))
+    shrunk = fourier.shrink(volume, smaller)
+    np.testing.assert_allclose(shrunk, 2.0 + wave(smaller, coarse), atol=1e-5)
+    np.testing.assert_allclose(fourier.enlarge(shrunk, shape), 2.0 + wave(shape, coarse), atol=1e-5)
+    with_fine = fourier.shrink(jnp.asarray(wave(shape, fine)), smaller)
+    assert np.abs(with_fine).max() < 1e-5

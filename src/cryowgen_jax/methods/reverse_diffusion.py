@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cryowgen_jax.samplers import NoiseFn, white_noise
 from cryowgen_jax.types import Array, InputError, PRNGKey
 
 Denoise = Callable[[Array, Array], Array]
@@ -46,7 +47,11 @@ def noise_levels(largest: float, smallest: float, number: int) -> np.ndarray:
 
 
 def reverse_diffusion(
-    key: PRNGKey, denoise: Denoise, position: Array, levels: Sequence[float] | np.ndarray | Array
+    key: PRNGKey,
+    denoise: Denoise,
+    position: Array,
+    levels: Sequence[float] | np.ndarray | Array,
+    draw_noise: NoiseFn = white_noise,
 ) -> Array:
     """From a draw of p_s at the first level to one of p_s at the last.
 
@@ -60,6 +65,8 @@ def reverse_diffusion(
         A draw at the first level, such as of N(E v, (P + s^2) I) where s is far above the spread of v, P its variance.
     levels
         s, falling, such as :func:`noise_levels`.
+    draw_noise
+        (key, shape) -> white noise of variance 1.
 
     Returns
     -------
@@ -88,7 +95,7 @@ def reverse_diffusion(
         (position, last), (before, after, ratio, number) = carry, step
         found = denoise(position, before)
         kept = (after / before) ** 2
-        noise = after * jnp.sqrt(1 - kept) * jax.random.normal(jax.random.fold_in(key, number), position.shape)
+        noise = after * jnp.sqrt(1 - kept) * draw_noise(jax.random.fold_in(key, number), position.shape)
         position = kept * position + (1 - kept) * (found + 0.5 * ratio * (found - last)) + noise
         return (position, found), None
 

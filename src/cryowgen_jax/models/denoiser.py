@@ -1,15 +1,16 @@
-r"""A denoiser that has seen the tomogram, and begins at what the solvent model makes of it.
+r"""A denoiser that has seen the tomogram, and begins at what is known of it already.
 
 D(z, sigma) approximates the mean of a volume v given the tomogram and z = v + sigma * white noise. With m the posterior
-mean that the first network (``models.prior_net``) leads to, and s = ``SPREAD``,
+mean that was found before, and V the power of v - m per frequency,
 
-.. math:: D(z, \sigma) = m + \frac{s^2}{t^2} (z - m)
-          + \frac{s \sigma}{t} \, F\!\left(\frac{z - m}{t}, \sigma, \ldots\right), \qquad t^2 = s^2 + \sigma^2
+.. math:: D(z, \sigma) = m + W (z - m) + r \, F\!\left(\frac{W (z - m)}{r}, \sigma, \ldots\right), \qquad
+          W = \frac{V}{V + \sigma^2}, \quad r^2 = \Big\langle \frac{V \sigma^2}{V + \sigma^2} \Big\rangle_k
 
-(Karras et al., NeurIPS 2022, with the volume's mean taken off). For sigma = infinity, where z says nothing,
-D = m + s F: the posterior mean itself. F, a network whose last layer starts at zero, also sees the data, a Wiener
-estimate, m, the solvent model's mean and envelope, the spectra of noise and signal, and the tilt range. So the
-untrained D is m, and what is larger than the network's receptive field is given.
+so that the untrained D is the mean under the Gaussian N(m, V), and r the error it expects (the scaling of Karras et
+al., NeurIPS 2022, frequency by frequency). For sigma = infinity, where z says nothing, D = m + s F with s = ``SPREAD``:
+the posterior mean itself. F, a network whose last layer starts at zero, also sees the data, a Wiener estimate, m, the
+solvent model's mean and envelope, the spectra of noise and signal, and the tilt range. So the untrained D is m, and
+what is larger than the network's receptive field is given.
 
 For sigma = infinity the network also says how wrong D is. With its P, the power of v - D per frequency, and e, the
 inverse of a relative variance per voxel, v is about Gaussian with mean D and precision
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cryowgen_jax.models.adapters import NnxFunction, from_nnx
@@ -41,6 +43,7 @@ from cryowgen_jax.types import Array
 
 WIDTHS, PAIRS = (32, 64, 64), (1, 2, 2)
 SPREAD = 0.5  # s
+LEAST_POWER = 1e-6  # V of what is known
 BANDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)  # cycles per voxel: the network gets noise and signal of each band
 NUM_CHANNELS, NUM_CONDITIONS = 6, 2 * (len(BANDS) - 1) + 4
 _EMBEDDED = 64
@@ -54,16 +57,19 @@ class Sight(NamedTuple):
     Attributes
     ----------
     channels
-        (Z, Y, X, 5): data, Wiener estimate, solvent mean and envelope, and the first network's mean.
+        (Z, Y, X, 5): data, Wiener estimate, solvent mean and envelope, and m.
     conditions
         Noise and signal per band, tilt range; (14,).
     scale
         The unit: standard deviation of the signal.
+    power
+        V per coefficient, rfftn layout; None where sigma is never finite.
     """
 
     channels: Array
     conditions: Array
     scale: Array
+    power: Array | None = None
 
     @property
     def mean(self) -> Array:
@@ -72,11 +78,17 @@ class Sight(NamedTuple):
 
 
 class Denoised(NamedTuple):
-    """D (Z, Y, X), log of its relative error variance (Z, Y, X), log of P / S at the knots (measured, missing)."""
+    """What the network says.
+
+    ``volume`` is D, ``begun`` that of the untrained network, (Z, Y, X), and ``reach`` r. ``log_variance`` is that of
+    D's relative error (Z, Y, X), ``log_gain`` log P / S at the knots (measured, missing).
+    """
 
     volume: Array
     log_variance: Array
     log_gain: Array
+    begun: Array
+    reach: Array
 
 
 class Denoiser(nnx.Module):
@@ -112,17 +124,23 @@ class Denoiser(nnx.Module):
         """D, in units of ``sight.scale``, and how large its errors are where sigma is infinite."""
         known = (sigma > 0).astype(jnp.float32)
         given = jnp.where(sigma > 0, sigma, 1.0)
-        total = jnp.sqrt(given**2 + SPREAD**2)
-        off = known * (volume - sight.mean)
+        off, reach = jnp.zeros_like(sight.mean), jnp.asarray(SPREAD)
+        if sight.power is not None:
+            weight = sight.power / (sight.power + given**2)
+            weights = np.broadcast_to(fourier.multiplicity(volume.shape), weight.shape) / volume.size
+            off = known * fourier.filter_volume(volume - sight.mean, weight)
+            reach = jnp.where(sigma > 0, given * jnp.sqrt(jnp.sum(weights * weight)), SPREAD)
         told = jnp.concatenate([sight.conditions, jnp.stack([known * jnp.log(given) / 2, known])])
-        channels = jnp.concatenate([sight.channels, (off / total)[..., None]], axis=-1)
+        channels = jnp.concatenate([sight.channels, (off / reach)[..., None]], axis=-1)
         conditions = jnp.tanh(self.embedding(told))
         out = self._network(channels, conditions)
-        reach = jnp.where(sigma > 0, given * SPREAD / total, SPREAD)
+        begun = sight.mean + off
         return Denoised(
-            sight.mean + (SPREAD / total) ** 2 * off + reach * out[..., 0],
-            bounded_log_variance(out[..., 1]),
-            self.gain(conditions).reshape(2, len(KNOTS)),
+            volume=begun + reach * out[..., 0],
+            log_variance=bounded_log_variance(out[..., 1]),
+            log_gain=self.gain(conditions).reshape(2, len(KNOTS)),
+            begun=begun,
+            reach=reach,
         )
 
     def _network(self, channels: Array, conditions: Array) -> Array:
@@ -196,7 +214,7 @@ def sight_of(
     solvent, envelope
         The solvent model's mean and envelope, (Z, Y, X).
     mean
-        m, the mean that the first network leads to.
+        m, what is known of the volume already: the mean that the network before this one leads to.
     noise, signal
         N and S, one value per coefficient (S as if all orientations had been measured).
     tilt_range
@@ -214,3 +232,15 @@ def sight_of(
         (mean - jnp.mean(mean)) / scale,
     )
     return Sight(jnp.stack(channels, axis=-1), conditions, scale)
+
+
+def shrunk(sight: Sight) -> Sight:
+    """The same on half the grid (``fourier.shrink``); coefficients that are left out are known there: V is tiny."""
+    shape = sight.mean.shape
+    smaller = fourier.halved(shape)
+    channels = jax.vmap(lambda volume: fourier.shrink(volume, smaller), in_axes=-1, out_axes=-1)(sight.channels)
+    power = sight.power
+    if power is not None:
+        ratio = np.float32(np.prod(smaller) / np.prod(shape))
+        power = jnp.maximum(ratio * fourier.cropped(power, shape, smaller), LEAST_POWER)
+    return sight._replace(channels=channels, power=power)

@@ -34,10 +34,11 @@ import numpy as np
 from cryowgen_jax import io
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.chains.parallel import largest_divisor
-from cryowgen_jax.restoration import checks, solvent_fit
+from cryowgen_jax.restoration import checks
 from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost, fit_seconds
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import PriorWeights, first_look, shipped_weights
+from cryowgen_jax.restoration.known_scenes import scene_of, together
+from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
 from cryowgen_jax.restoration.preparation import frame_of
 from cryowgen_jax.restoration.restore import Contrast, frame_for
 from cryowgen_jax.restoration.volume_family import PreparedVolume, ProgressFn, by_draws, model_of
@@ -295,35 +296,6 @@ def _seen_again(
         noisy = geometry.mask(truth.shape) * (spectrum + np.sqrt(num_halves * noise) * white)
         halves.append(fourier.irfftn(jnp.asarray(noisy, jnp.complex64), truth.shape))
     return tuple(halves)
-
-
-def scene_of(weights: PriorWeights, truth: np.ndarray, halves: tuple[Array, ...], geometry: Geometry) -> Scenes:
-    """One scene: a volume, and what the second network is shown of observations of it; beam z and tilt axis y."""
-    mask = geometry.mask(truth.shape)
-    model = solvent_fit.fit(halves, mask, geometry, of_spread=False)
-
-    def volume(values: np.ndarray | Array) -> np.ndarray:
-        return np.asarray(values, np.float16)[None]
-
-    def row(values: np.ndarray | tuple[float, float]) -> np.ndarray:
-        return np.asarray(values, np.float32)[None]
-
-    return Scenes(
-        truth=volume(truth),
-        data=volume(fourier.irfftn(jnp.asarray(model.observation), truth.shape)),
-        solvent=volume(model.mean),
-        envelope=volume(model.envelope),
-        mean=volume(first_look(weights, model, mask, geometry)),
-        noise=row(model.noise),
-        signal=row(model.signal),
-        tilt_range=row(geometry.tilt_range),
-    )
-
-
-def together(scenes: Sequence[Scenes]) -> Scenes:
-    """All of them as one."""
-    joined: Scenes = jax.tree.map(lambda *arrays: np.concatenate(arrays), *scenes)
-    return joined
 
 
 def _blank(count: int, edge: int) -> Scenes:

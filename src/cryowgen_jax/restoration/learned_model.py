@@ -1,4 +1,4 @@
-r"""The learned model: two networks look at the tomogram, and their answer makes a posterior.
+r"""The learned model: networks look at the tomogram, and their answers make a posterior.
 
 The first one (``models.prior_net``) sees the data. The second (``models.denoiser``) sees the data, the solvent model's
 mean and envelope, and the mean that the first one leads to. Each answers with a centre zbar, the power P of what it
@@ -10,7 +10,8 @@ mean that the second network is shown, per Fourier coefficient,
 The second answer knows the data: m is its zbar, and V its P, at most N / M. Where the measured coefficients of a shell
 differ from y by more than the noise, m is moved towards y until they do not.
 
-The family is the Gaussian with mean m and covariance V^(1/2) s^2 V^(1/2), whose exponent is
+A third network, where there is one, draws the family on half the grid (``annealed_family``). What is finer, or all of
+it without such a network, is drawn from the Gaussian with mean m and covariance V^(1/2) s^2 V^(1/2), whose exponent is
 
 .. math:: F(z) = -\tfrac12 \sum_x e(x)\, [F^{-1} V^{-1/2} F (z - m)]^2(x), \qquad e = 1 / s^2 .
 
@@ -44,35 +45,40 @@ from cryowgen_jax.models import NnxFunction, denoising_network, prior_network
 from cryowgen_jax.models.denoiser import sight_of
 from cryowgen_jax.models.prior_net import KNOTS, features
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
+from cryowgen_jax.restoration.annealed_family import LEAST_EDGE, CoarsePosterior, coarse_sight
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.solvent_model import SolventModel
 from cryowgen_jax.restoration.spectra import Shells, shells_of
 from cryowgen_jax.restoration.volume_model import VolumeModel
+from cryowgen_jax.samplers import NoiseFn, white_noise
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, InputError
+from cryowgen_jax.types import Array, InputError, PRNGKey
 
 PathLike = str | os.PathLike[str]
 
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest precision
 LARGEST_CONTRAST, FIRM = 32.0, 0.995  # of e, whose quantile FIRM counts as its largest: chains step accordingly
+PARTS = ("first", "second", "third")
+LARGE, STEPS, SCALE = 4096, 127, ".scale"  # entries of an array that is stored in 8 bits; its largest; of its scales
 _NUDGE = 1e-3  # of a coefficient's precision, at least, in its quadratic term
 
 
 @dataclasses.dataclass(frozen=True)
 class PriorWeights:
-    """Two trained networks that say what is likely, given a tomogram: ``models.PriorNet``, then ``models.Denoiser``.
+    """Trained networks that say what is likely, given a tomogram: ``models.PriorNet``, then ``models.Denoiser`` twice.
 
-    ``settings`` say how they were trained and how large they are.
+    ``settings`` say how they were trained and how large they are. Without a ``third`` one the family is Gaussian.
     """
 
     first: NnxFunction
     second: NnxFunction
     settings: dict[str, object] = dataclasses.field(default_factory=dict)
+    third: NnxFunction | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedModel(VolumeModel):
-    """The Gaussian that a network's answer and the data make.
+    """The Gaussian that the second network's answer and the data make, and the posterior of the third one.
 
     Attributes
     ----------
@@ -86,6 +92,8 @@ class LearnedModel(VolumeModel):
         M, rfftn layout.
     solvent
         The solvent model that the network was shown.
+    coarse
+        What the family is drawn from on half the grid; None where all of it is Gaussian.
     """
 
     signal: np.ndarray
@@ -93,6 +101,7 @@ class LearnedModel(VolumeModel):
     variance: np.ndarray
     mask: np.ndarray
     solvent: SolventModel
+    coarse: CoarsePosterior | None = None
 
     @property
     def center(self) -> np.ndarray:
@@ -127,19 +136,32 @@ class LearnedModel(VolumeModel):
         local = SolventWitness(jnp.asarray(contrast), jnp.asarray(whitening, jnp.float32), jnp.asarray(self.mean))
         return SumWitness((stationary, local))
 
-    def draw(self, noises: Array, mask: np.ndarray) -> Array:
-        """A draw of the posterior: its mean and V^(1/2) s noise, the first of the two."""
-        scaled = fourier.rfftn(noises[0] / np.sqrt(self.precision)) * np.sqrt(self.variance)
-        return jnp.asarray(self.mean) + fourier.irfftn(scaled, self.shells.shape)
+    @property
+    def drawing(self) -> str:
+        """Langevin dynamics where there is a third network."""
+        return "exact" if self.coarse is None else "annealed Langevin"
+
+    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
+        """A member: the mean and V^(1/2) s noise, of which the third network replaces what fits on half the grid."""
+        noise = draw_noise(jax.random.fold_in(key, 0), self.shells.shape)
+        scaled = fourier.rfftn(noise / np.sqrt(self.precision)) * np.sqrt(self.variance)
+        member = jnp.asarray(self.mean) + fourier.irfftn(scaled, self.shells.shape)
+        if self.coarse is None:
+            return member
+        coarse = self.coarse.draw(jax.random.fold_in(key, 1), draw_noise)
+        return member - self.coarse.low_passed(member) + coarse
 
     def standard_deviation(self, draws: Sequence[Array]) -> Array:
-        """Exact: with h the kernel of V^(1/2), the variance is h^2 convolved with s^2."""
-        del draws
+        """Of the Gaussian, exact: with h the kernel of V^(1/2), the variance is h^2 convolved with s^2.
+
+        With a third network it is scaled to what the draws say.
+        """
         shape = self.shells.shape
         impulse = jnp.zeros(shape).at[0, 0, 0].set(1.0)
         kernel = fourier.filter_volume(impulse, jnp.sqrt(self.variance))
         spread = fourier.rfftn(kernel**2) * fourier.rfftn(jnp.asarray(1 / self.precision)) * np.sqrt(np.prod(shape))
-        return jnp.sqrt(jnp.maximum(fourier.irfftn(spread, shape), 0.0))
+        variance = jnp.maximum(fourier.irfftn(spread, shape), 0.0)
+        return jnp.sqrt(variance) if self.coarse is None else self.scaled_to(draws, np.asarray(variance))
 
 
 class Answer(NamedTuple):
@@ -157,6 +179,9 @@ def model_of(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geo
     precision = np.exp(-answer.log_variance)
     precision = np.maximum(precision, np.quantile(precision, FIRM) / LARGEST_CONTRAST)
     precision = np.minimum(precision, precision.min() * LARGEST_CONTRAST)
+    coarse = None
+    if learned.third is not None and min(solvent.shells.shape) >= LEAST_EDGE:
+        coarse = coarse_posterior(learned.third, solvent, mean, variance, geometry)
     return LearnedModel(
         shells=solvent.shells,
         halves=solvent.halves,
@@ -168,7 +193,21 @@ def model_of(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geo
         variance=variance,
         mask=mask,
         solvent=solvent,
+        coarse=coarse,
     )
+
+
+def coarse_posterior(
+    third: NnxFunction, solvent: SolventModel, mean: np.ndarray, variance: np.ndarray, geometry: Geometry
+) -> CoarsePosterior:
+    """The posterior on half the grid, about the ``mean`` and V that the second network leads to."""
+    shape, order = solvent.shells.shape, geometry.order
+    volumes = (_data(solvent), solvent.mean, solvent.envelope, mean)
+    (data, level, envelope, known), noise, signal = _turned(volumes, solvent, geometry)
+    kernel = fourier.irfftn(jnp.asarray(variance, jnp.complex64), shape).transpose(order)
+    tilts = jnp.asarray(geometry.tilt_range, jnp.float32)
+    sight = sight_of(fourier.rfftn(data), level, envelope, known, noise, signal, tilts)
+    return CoarsePosterior(third, coarse_sight(sight, fourier.rfftn(kernel).real), float(np.mean(mean)), order, shape)
 
 
 def first_look(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -226,10 +265,8 @@ def _look(
     geometry: Geometry,
 ) -> Answer:
     """A network's answer to volumes, averaged over half turns of them about their axes."""
-    order, shells, (low, high) = geometry.order, solvent.shells, geometry.tilt_range
-    turned = [jnp.asarray(volume.transpose(order)) for volume in volumes]
-    seen = shells_of(turned[0].shape, np.ones(fourier.spectrum_shape(turned[0].shape)))
-    noise, signal = jnp.asarray(seen.spread(solvent.noise)), jnp.asarray(seen.spread(solvent.signal))
+    shells, (low, high) = solvent.shells, geometry.tilt_range
+    turned, noise, signal = _turned(volumes, solvent, geometry)
     centers, variances, gains = [], [], []
     for flips in ((), (0, 2), (0, 1), (1, 2)):
         # a half turn about the tilt axis keeps the tilts, one about another axis reverses them
@@ -239,9 +276,18 @@ def _look(
         variances.append(np.flip(np.asarray(answer[1]), flips))
         gains.append(np.asarray(answer[2]))
     powers = [solvent.signal * np.exp(np.interp(shells.frequency, KNOTS, g)) for g in np.mean(gains, axis=0)]
-    back = np.argsort(order)
+    back = np.argsort(geometry.order)
     center, log_variance = (np.mean(found, axis=0).transpose(back) for found in (centers, variances))
     return Answer(center, log_variance, (powers[0], powers[1]))
+
+
+def _turned(
+    volumes: Sequence[np.ndarray], solvent: SolventModel, geometry: Geometry
+) -> tuple[tuple[Array, ...], Array, Array]:
+    """Volumes with the beam first and the tilt axis second, and N and S per coefficient of them."""
+    turned = tuple(jnp.asarray(volume.transpose(geometry.order)) for volume in volumes)
+    seen = shells_of(turned[0].shape, np.ones(fourier.spectrum_shape(turned[0].shape)))
+    return turned, jnp.asarray(seen.spread(solvent.noise)), jnp.asarray(seen.spread(solvent.signal))
 
 
 @platform.jit
@@ -265,12 +311,18 @@ def _second(
 
 
 def save_witness(path: PathLike, weights: PriorWeights) -> None:
-    """Write weights with half precision, and their settings."""
-    arrays = {
-        f"{part}.{name}": np.asarray(leaf, np.float16)
-        for part, network in (("first", weights.first), ("second", weights.second))
-        for name, leaf in _named(network).items()
-    }
+    """Write weights and their settings: large arrays in 8 bits with a scale per output, others in half precision."""
+    arrays = {}
+    for part in PARTS:
+        network = getattr(weights, part)
+        for name, leaf in ({} if network is None else _named(network)).items():
+            value = np.asarray(leaf, np.float32)
+            if value.size < LARGE or value.ndim < 2:
+                arrays[f"{part}.{name}"] = value.astype(np.float16)
+                continue
+            scale = np.maximum(np.abs(value).max(tuple(range(value.ndim - 1))), 1e-30) / STEPS
+            arrays[f"{part}.{name}"] = np.rint(value / scale).astype(np.int8)
+            arrays[f"{part}.{name}{SCALE}"] = scale.astype(np.float32)
     io.save_weights(path, arrays, weights.settings)
 
 
@@ -285,14 +337,14 @@ def load_witness(path: PathLike) -> PriorWeights:
     arrays, settings = io.load_weights(path)
     try:
         channels, levels = (int(str(settings[name])) for name in ("channels", "levels"))
-        widths, pairs = (tuple(int(n) for n in json.loads(str(settings[name]))) for name in ("widths", "pairs"))
         # shapes alone: drawing weights that are then replaced would take most of a minute to compile
-        first = jax.eval_shape(lambda: prior_network(channels=channels, levels=levels))
-        second = jax.eval_shape(lambda: denoising_network(widths, pairs))
-        return PriorWeights(
-            _filled(path, first, arrays, "first"), _filled(path, second, arrays, "second"), dict(settings)
-        )
-    except (KeyError, ValueError) as error:
+        shapes = [jax.eval_shape(lambda: prior_network(channels=channels, levels=levels))]
+        for prefix in ("", "third_")[: 2 if "third_widths" in settings else 1]:
+            sizes = [json.loads(str(settings[prefix + name])) for name in ("widths", "pairs")]
+            shapes.append(jax.eval_shape(functools.partial(denoising_network, *([int(n) for n in s] for s in sizes))))
+        networks = [_filled(path, like, arrays, part) for like, part in zip(shapes, PARTS, strict=False)]
+        return PriorWeights(networks[0], networks[1], dict(settings), networks[2] if networks[2:] else None)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"'{path}' lacks {error}: give weights that save_witness wrote") from error
 
 
@@ -305,7 +357,8 @@ def _filled(path: PathLike, like: NnxFunction, arrays: Mapping[str, np.ndarray],
             raise InputError(
                 f"'{path}' has {name} of shape {leaf.shape}, not {expected.shape}: give weights that save_witness wrote"
             )
-        leaves.append(jnp.asarray(leaf, jnp.float32))
+        scale = arrays.get(f"{part}.{name}{SCALE}", np.float32(1))
+        leaves.append(jnp.asarray(leaf.astype(np.float32) * scale))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

@@ -242,8 +242,7 @@ def widen(model: SolventModel, mask: np.ndarray, blind: SolventModel, seen: np.n
     missed = energy(model.observation - mean) - noise
     for number in range(given.widenings):
         keys = jax.random.split(jax.random.key(number), given.blind_draws)
-        noises = (jax.random.normal(key, (2, *shells.shape)) for key in keys)
-        draws = (np.asarray(fourier.rfftn(blind.draw(pair, seen))) for pair in noises)
+        draws = (np.asarray(fourier.rfftn(blind.draw(key, seen))) for key in keys)
         spread = sum(energy(draw - mean) for draw in draws) / given.blind_draws
         if number == 0:  # a difference within its standard error may be noise
             missed = spread + _beyond(missed - spread, given.significant * (noise + spread) * np.sqrt(2 / count))

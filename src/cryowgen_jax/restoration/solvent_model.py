@@ -26,11 +26,12 @@ from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration import spectra
 from cryowgen_jax.restoration.solvent_settings import SETTINGS, SolventSettings
 from cryowgen_jax.restoration.volume_model import VolumeModel
+from cryowgen_jax.samplers import NoiseFn, white_noise
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array
+from cryowgen_jax.types import Array, PRNGKey
 
 LEVELS = 33  # of the envelope at which the local variance is computed
-LOCAL_WIDTH, POOLING_WIDTH = 1.0, 4.0  # voxels: of blurs when the standard deviation is estimated
+LOCAL_WIDTH = 1.0  # voxels: of a blur when the standard deviation is estimated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +117,10 @@ class SolventModel(VolumeModel):
         residual = given.residual if residual is None else residual
         return self.level + _solve(*precisions, right, start - self.level, residual, given.most_iterations)
 
-    def draw(self, noises: Array, mask: np.ndarray) -> Array:
+    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
         """A draw of the posterior about its mean: the solution for as much noise as there is precision."""
         given = self.settings
+        noises = jnp.stack([draw_noise(jax.random.fold_in(key, i), self.shells.shape) for i in range(2)])
         precisions = self._precisions(mask, self.widened)
         return jnp.asarray(self.mean) + _perturb(*precisions, noises, given.residual, given.most_iterations)
 
@@ -135,9 +137,7 @@ class SolventModel(VolumeModel):
         weight = np.broadcast_to(fourier.multiplicity(shells.shape), data.shape)
         variances = [np.average(1 / (data + inside + level * outside), weights=weight) for level in levels]
         local = np.interp(spectra.blur(self.envelope, LOCAL_WIDTH), levels, variances)
-        deviations = np.mean([np.square(draw - self.mean) for draw in draws], axis=0)
-        excess = spectra.blur(deviations, POOLING_WIDTH) / spectra.blur(local, POOLING_WIDTH)
-        return jnp.asarray(np.sqrt(np.maximum(local * excess, 0.0)), jnp.float32)
+        return self.scaled_to(draws, local)
 
     def _precisions(self, mask: np.ndarray, solvent: np.ndarray) -> tuple[Array, Array, Array, Array]:
         """M / N, 1 / P_p and 1 / P_s per coefficient, and the envelope."""

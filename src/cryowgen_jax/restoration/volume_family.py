@@ -203,9 +203,7 @@ def by_sampling(
 
 def draw(key: PRNGKey, number: int, model: VolumeModel, mask: np.ndarray, draw_noise: NoiseFn | None = None) -> Array:
     """Draw ``number`` of a model's posterior."""
-    noise = draw_noise or samplers.white_noise
-    keys = (jax.random.fold_in(key, 2 * number + i) for i in range(2))
-    return model.draw(jnp.stack([noise(own, model.shells.shape) for own in keys]), mask)
+    return model.draw(jax.random.fold_in(key, number), mask, draw_noise or samplers.white_noise)
 
 
 def by_draws(
@@ -217,7 +215,7 @@ def by_draws(
     draw_noise: NoiseFn | None = None,
     progress: ProgressFn | None = None,
 ) -> VolumeFamily:
-    """Independent draws of a model's Gaussian posterior, its mean and its standard deviation."""
+    """Independent draws of a model's posterior, its mean and its standard deviation."""
     started, members = time.monotonic(), []
     for number in range(num_samples):
         members.append(draw(jax.random.fold_in(key, 2), number, model, mask, draw_noise))
@@ -232,7 +230,7 @@ def by_draws(
     )
     status = "ok" if bool(jnp.all(jnp.isfinite(family.samples))) else "not finite"
     return _without_chains(
-        family, model, float(model.prior_precision), "exact", status, ess=num_samples, acceptance=1.0
+        family, model, float(model.prior_precision), model.drawing, status, ess=num_samples, acceptance=1.0
     )
 
 

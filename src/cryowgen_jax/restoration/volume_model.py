@@ -12,9 +12,13 @@ import numpy as np
 
 from cryowgen_jax.operators import Wedge
 from cryowgen_jax.potentials import Posterior
+from cryowgen_jax.restoration import spectra
 from cryowgen_jax.restoration.spectra import Shells
+from cryowgen_jax.samplers import NoiseFn, white_noise
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array
+from cryowgen_jax.types import Array, PRNGKey
+
+POOLING_WIDTH = 4.0  # voxels: of a blur of squared deviations, which are few
 
 
 class NoiseRule(enum.Enum):
@@ -66,13 +70,24 @@ class VolumeModel(abc.ABC):
     def witness(self) -> Callable[[Array], Array]:
         """w, for the posterior's ``prior_precision``."""
 
+    @property
+    def drawing(self) -> str:
+        """How :meth:`draw` works, in a word or two."""
+        return "exact"
+
     @abc.abstractmethod
-    def draw(self, noises: Array, mask: np.ndarray) -> Array:
-        """A start for a chain, a draw of the posterior about its ``mean``; ``noises`` are two white volumes."""
+    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
+        """A draw of the posterior; ``draw_noise`` makes white volumes of (key, shape)."""
 
     @abc.abstractmethod
     def standard_deviation(self, draws: Sequence[Array]) -> Array:
         """Of the posterior per voxel, (Z, Y, X); ``draws`` of it help where it is not known in closed form."""
+
+    def scaled_to(self, draws: Sequence[Array], local: np.ndarray) -> Array:
+        """The root of a ``local`` variance, scaled to the squared deviations of draws, both blurred."""
+        deviations = np.mean([np.square(np.asarray(draw) - self.mean) for draw in draws], axis=0)
+        excess = spectra.blur(deviations, POOLING_WIDTH) / spectra.blur(local, POOLING_WIDTH)
+        return jnp.asarray(np.sqrt(np.maximum(local * excess, 0.0)), jnp.float32)
 
     @property
     def observation(self) -> np.ndarray:

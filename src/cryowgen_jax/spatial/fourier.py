@@ -99,6 +99,41 @@ def _filter_backward(residual: tuple[Array, Array], cotangent: Array) -> tuple[A
 filter_volume.defvjp(_filter_forward, _filter_backward)
 
 
+def halved(shape: Shape) -> Shape:
+    """The even shape nearest below half of ``shape``: that of the grid with voxels twice as large."""
+    return tuple(2 * (n // 4) for n in shape)
+
+
+def cropped(spectrum: Array, shape: Shape, smaller: Shape) -> Array:
+    """The coefficients of a half spectrum that a ``smaller``, even grid over the same box has too, unscaled.
+
+    Those at its own Nyquist frequency are 0: they stand for two of the larger grid.
+    """
+    places, kept = _places(shape, smaller)
+    return spectrum[np.ix_(*places)] * kept
+
+
+def shrink(volume: Array, smaller: Shape) -> Array:
+    """The volume on a coarser, even grid over the same box: what is too fine for that is left out, levels stay."""
+    scale = np.sqrt(np.prod(smaller) / np.prod(volume.shape)).astype(np.float32)
+    return irfftn(scale * cropped(rfftn(volume), volume.shape, smaller), smaller)
+
+
+def enlarge(volume: Array, shape: Shape) -> Array:
+    """The same volume on a finer grid over the same box; :func:`shrink` undoes it."""
+    places, kept = _places(shape, volume.shape)
+    scale = np.sqrt(np.prod(shape) / np.prod(volume.shape)).astype(np.float32)
+    spectrum = jnp.zeros(spectrum_shape(shape), jnp.complex64)
+    return irfftn(spectrum.at[np.ix_(*places)].add(scale * kept * rfftn(volume)), shape)
+
+
+def _places(shape: Shape, smaller: Shape) -> tuple[list[np.ndarray], np.ndarray]:
+    """Where the coefficients of a smaller grid lie in the half spectrum of a larger one, and 0 at the Nyquist ones."""
+    signed = [np.rint(f * n).astype(int) for f, n in zip(frequencies(smaller), smaller, strict=True)]
+    kept = np.prod(np.broadcast_arrays(*(2 * np.abs(k) < n for k, n in zip(signed, smaller, strict=True))), axis=0)
+    return [k.ravel() % n for k, n in zip(signed, shape, strict=True)], kept.astype(np.float32)
+
+
 def shell_index(shape: Shape, num_shells: int | None = None) -> np.ndarray:
     """Shell number of every half-spectrum coefficient: shells of equal width up to Nyquist (0.5), corners in the last.
 

@@ -7,13 +7,14 @@ from cryowgen_jax.training.denoising import denoising_loss, match_scores
 from cryowgen_jax.training.descent import Descent, TrainingProgress, descend
 from cryowgen_jax.training.diffusion import correction_loss, diffusion_loss, error_loss, mean_loss
 from cryowgen_jax.training.negatives import LangevinNegatives, MonteCarloNegatives, Negatives, NegativeSampler
-from cryowgen_jax.training.scenes import Scenes
+from cryowgen_jax.training.scenes import CoarseScenes, Scenes
 from cryowgen_jax.training.semidual import Model, Training, objective, train
 from cryowgen_jax.training.specimens import Specimens
 
 __all__ = [
     "Amortisation",
     "AmortisedNegatives",
+    "CoarseScenes",
     "Descent",
     "Example",
     "LangevinNegatives",

@@ -1,18 +1,17 @@
 r"""Losses of a denoiser that has seen the tomogram (``models.denoiser``), for ``learn_prior`` on ``Scenes``.
 
-``diffusion_loss`` teaches D(z, sigma) at any noise sigma, infinity included:
+``diffusion_loss`` teaches D(z, sigma) at any noise sigma, infinity included, relative to the D_0 that it begins at:
 
-.. math:: \frac{s^2 + \sigma^2}{s^2 \sigma^2} \, |D(v + \sigma \xi, \sigma) - v|^2 / n, \qquad \xi \sim N(0, I)
+.. math:: |D(v + \sigma \xi, \sigma) - v|^2 \,/\, (|D_0(v + \sigma \xi, \sigma) - v|^2 + n \epsilon r^2 / s^2),
+          \qquad \xi \sim N(0, I)
 
-(Karras et al., NeurIPS 2022). Its minimum is the conditional mean, so that (D - z) / sigma^2 is the score of the
-posterior of v + sigma xi (Tweedie). ``mean_loss`` teaches D at sigma = infinity only, relative to the m that it begins
-at, so that scenes of all noise levels count alike:
+with r the error that D_0 expects (s at infinity). Its minimum is the conditional mean, so that (D - z) / sigma^2 is the
+score of the posterior of v + sigma xi (Tweedie). ``mean_loss`` is the same at sigma = infinity only, where D_0 is m.
+Scenes and levels of all noise count alike.
 
-.. math:: |D - v|^2 \,/\, (|m - v|^2 + n \epsilon)
-
-Both work on boxes cut from scenes. ``correction_loss`` is that of whole scenes, with the likelihood terms of
-``conditional_prior`` for what the network says of its error, m being D and V being P. ``error_loss`` has those terms
-only, and does not move D.
+The first works on ``CoarseScenes``, the second on boxes cut from ``Scenes``. ``correction_loss`` is that of whole
+scenes, with the likelihood terms of ``conditional_prior`` for what the network says of its error, m being D and V being
+P. ``error_loss`` has those terms only, and does not move D.
 """
 
 from __future__ import annotations
@@ -27,25 +26,29 @@ from cryowgen_jax.models.adapters import NnxFunction
 from cryowgen_jax.models.denoiser import SPREAD, Denoised, Sight, with_errors_alone
 from cryowgen_jax.training.conditional_prior import posterior_loss
 from cryowgen_jax.training.descent import Log
-from cryowgen_jax.training.scenes import Example
+from cryowgen_jax.training.scenes import CoarseExample, Example
 from cryowgen_jax.types import Array, PRNGKey
 
-SIGMAS, UNKNOWN_SHARE = (0.03, 3.0), 0.5  # uniform in the logarithm; how often sigma is infinite
+SIGMAS, UNKNOWN_SHARE = (0.05, 3.0), 0.15  # uniform in the logarithm; how often sigma is infinite
 FLOOR, LIKELIHOOD_SHARE = 0.02, 0.1  # epsilon, of the signal's variance; of the likelihood terms
 
 Network = Callable[[Sight, Array, Array], Denoised]
 
 
-def diffusion_loss(network: Network, seen: Example, key: PRNGKey) -> tuple[Array, Log]:
-    """The loss of one example at one random sigma."""
+def diffusion_loss(
+    network: Network, seen: CoarseExample, key: PRNGKey, sigma: Array | None = None
+) -> tuple[Array, Log]:
+    """The loss of one example at one ``sigma``, 0 for infinity; drawn at random by default."""
     level_key, unknown_key, noise_key = jax.random.split(key, 3)
     low, high = np.log(SIGMAS)
-    unknown = jax.random.bernoulli(unknown_key, UNKNOWN_SHARE)
-    sigma = jnp.where(unknown, 0.0, jnp.exp(jax.random.uniform(level_key, minval=low, maxval=high)))
+    if sigma is None:
+        unknown = jax.random.bernoulli(unknown_key, UNKNOWN_SHARE)
+        sigma = jnp.where(unknown, 0.0, jnp.exp(jax.random.uniform(level_key, minval=low, maxval=high)))
     noisy = seen.truth + sigma * jax.random.normal(noise_key, seen.truth.shape)
-    error = jnp.mean((network(seen.sight, noisy, sigma).volume - seen.truth) ** 2)
-    weight = 1 / SPREAD**2 + jnp.where(unknown, 0.0, 1 / jnp.where(unknown, 1.0, sigma) ** 2)
-    return weight * error, {"loss": weight * error}
+    said = network(seen.sight, noisy, sigma)
+    before = jnp.mean((said.begun - seen.truth) ** 2) + FLOOR * (said.reach / SPREAD) ** 2
+    error = jnp.mean((said.volume - seen.truth) ** 2) / before
+    return error, {"loss": error}
 
 
 def mean_loss(network: Network, seen: Example, key: PRNGKey | None = None) -> tuple[Array, Log]:

@@ -1,8 +1,9 @@
-"""Scenes to learn a denoiser from: known volumes, observations of them, and what the solvent model makes of those."""
+"""Scenes to learn a denoiser from: known volumes, observations of them, and what was made of those before."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,48 @@ class Scenes:
             whole.sight.channels, [*corner, 0], (*self.box, whole.sight.channels.shape[-1])
         )
         return dataclasses.replace(whole, truth=truth, sight=whole.sight._replace(channels=channels))
+
+
+class CoarseExample(NamedTuple):
+    """A volume on half the grid, (Z, Y, X), and what the network is shown of it; in one unit, levels taken off."""
+
+    truth: Array
+    sight: Sight
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CoarseScenes:
+    """Key -> one example on half the grid, mirrored at random along each axis.
+
+    Parameters
+    ----------
+    truth, channels, power, conditions
+        (M, ...): volumes in the unit of the sights, and the fields of those, ``models.denoiser.Sight``; beam z and tilt
+        axis y, any floating-point type.
+    """
+
+    truth: Array | np.ndarray
+    channels: Array | np.ndarray
+    power: Array | np.ndarray
+    conditions: Array | np.ndarray
+
+    def __call__(self, key: PRNGKey) -> CoarseExample:
+        """One example."""
+        number_key, mirror_key = jax.random.split(key)
+        number = jax.random.randint(number_key, (), 0, self.truth.shape[0])
+        across, along, last = mirrored = jax.random.bernoulli(mirror_key, shape=(3,))
+        truth, channels, power, conditions = (
+            jnp.asarray(values)[number].astype(jnp.float32)
+            for values in (self.truth, self.channels, self.power, self.conditions)
+        )
+        # half a spectrum is left as it is by a mirror along all axes
+        for axis, reverse in ((0, across != last), (1, along != last)):
+            power = jnp.where(reverse, jnp.roll(jnp.flip(power, axis), 1, axis), power)
+        tilts = jnp.where(across != last, -conditions[:-3:-1], conditions[-2:])
+        conditions = conditions.at[-2:].set(tilts)
+        sight = Sight(_mirror(channels, mirrored), conditions, jnp.ones(()), power)
+        return CoarseExample(_mirror(truth, mirrored), sight)
 
 
 def example(
