@@ -83,7 +83,7 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
     metavar="NAME",
     default=SAMPLER_NAMES[0],
     show_default=True,
-    help="Of cryowgen_langevin. 'auto' draws exactly where that can be done; 'preconditioned' runs Langevin chains.",
+    help="Of cryowgen_langevin. 'auto' draws members one by one; 'preconditioned' runs chains of the Gaussian model.",
 )
 @click.option(
     "--samples",

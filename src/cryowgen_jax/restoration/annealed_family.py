@@ -24,6 +24,7 @@ from cryowgen_jax.methods import noise_levels, reverse_diffusion
 from cryowgen_jax.models import NnxFunction
 from cryowgen_jax.models.denoiser import Sight, shrunk
 from cryowgen_jax.pytrees import as_pytree
+from cryowgen_jax.restoration.geometry import HALF_TURNS, reverses_tilts
 from cryowgen_jax.samplers import NoiseFn
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
@@ -59,8 +60,16 @@ class CoarsePosterior:
     def draw(self, key: PRNGKey, draw_noise: NoiseFn) -> Array:
         """The low-passed part of a member, (Z, Y, X)."""
         noise = CoarseNoise(as_pytree(draw_noise), self.shape, self.order)
-        drawn = self.level + self.sight.scale * _walked(self.network, self.sight, key, noise)
-        return fourier.enlarge(drawn, noise.turned).transpose(np.argsort(self.order))
+        return self._enlarged(self.level + self.sight.scale * _walked(self.network, self.sight, key, noise))
+
+    def correction(self) -> Array:
+        """What D at sigma = infinity adds to m, (Z, Y, X), averaged over half turns."""
+        found = [np.flip(_corrected(self.network, half_turned(self.sight, flips)), flips) for flips in HALF_TURNS]
+        return self._enlarged(self.sight.scale * jnp.asarray(np.mean(found, axis=0)))
+
+    def _enlarged(self, volume: Array) -> Array:
+        turned = tuple(self.shape[axis] for axis in self.order)
+        return fourier.enlarge(volume, turned).transpose(np.argsort(self.order))
 
     def low_passed(self, volume: Array) -> Array:
         """The part of a volume that :meth:`draw` replaces."""
@@ -80,15 +89,23 @@ class CoarseNoise:
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     order: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
-    @property
-    def turned(self) -> tuple[int, ...]:
-        """The tomogram's shape in the order that is wanted."""
-        return tuple(self.shape[axis] for axis in self.order)
-
     def __call__(self, key: PRNGKey, smaller: tuple[int, ...]) -> Array:
         """Variance 1, except at the Nyquist frequency of the smaller grid, where it is 0."""
         volume = self.fine(key, self.shape).transpose(self.order)
         return np.float32(np.sqrt(volume.size / np.prod(smaller))) * fourier.shrink(volume, smaller)
+
+
+def half_turned(sight: Sight, flips: tuple[int, ...]) -> Sight:
+    """What the network is shown of a tomogram that was turned, sigma being infinite."""
+    conditions = sight.conditions
+    if reverses_tilts(flips):
+        conditions = conditions.at[-2:].set(-conditions[:-3:-1])
+    return sight._replace(channels=jnp.flip(sight.channels, flips), conditions=conditions, power=None)
+
+
+@platform.jit
+def _corrected(network: NnxFunction, sight: Sight) -> Array:
+    return network(sight, sight.mean, jnp.zeros(())).volume - sight.mean
 
 
 @platform.jit

@@ -18,6 +18,7 @@ CONTRADICTION = 8.0  # degrees between a tilt limit that was stated and the one 
 LEAST_RANGE = 6.0  # degrees: a tomogram of less does not exist, and angles in radians span no more
 LEAST_COVERAGE = 0.1  # by a list of tilts: below it a coefficient counts as missing
 _ANY_SHAPE = (2, 2, 2)
+HALF_TURNS = ((), (0, 2), (0, 1), (1, 2))  # the axes along which they flip a volume; a wedge stays one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,14 @@ class Geometry:
         advice = "the sign of the tilt angles looks reversed" if mirrored else "check the tilt range"
         looks = _degrees(found.tilt_range)
         return f"the missing wedge looks like {looks}, not like the {stated} that was given; {advice}"
+
+
+def reverses_tilts(flips: tuple[int, ...]) -> bool:
+    """Whether a half turn, of a volume with the beam first and the tilt axis second, reverses the tilts.
+
+    One about the tilt axis keeps them.
+    """
+    return flips not in ((), (0, 2))
 
 
 @functools.lru_cache(maxsize=2)

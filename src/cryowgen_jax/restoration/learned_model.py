@@ -42,11 +42,12 @@ import numpy as np
 
 from cryowgen_jax import io, platform
 from cryowgen_jax.models import NnxFunction, denoising_network, prior_network
-from cryowgen_jax.models.denoiser import sight_of
-from cryowgen_jax.models.prior_net import KNOTS, features
+from cryowgen_jax.models.denoiser import Sight, sight_of
+from cryowgen_jax.models.prior_net import KNOTS, Features, features
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration.annealed_family import LEAST_EDGE, CoarsePosterior, coarse_sight
-from cryowgen_jax.restoration.geometry import Geometry
+from cryowgen_jax.restoration.blocks import by_blocks
+from cryowgen_jax.restoration.geometry import HALF_TURNS, Geometry, reverses_tilts
 from cryowgen_jax.restoration.solvent_model import SolventModel
 from cryowgen_jax.restoration.spectra import Shells, shells_of
 from cryowgen_jax.restoration.volume_model import VolumeModel
@@ -141,11 +142,15 @@ class LearnedModel(VolumeModel):
         """Langevin dynamics where there is a third network."""
         return "exact" if self.coarse is None else "annealed Langevin"
 
-    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
-        """A member: the mean and V^(1/2) s noise, of which the third network replaces what fits on half the grid."""
+    def gaussian_draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
+        """The mean and V^(1/2) s noise."""
         noise = draw_noise(jax.random.fold_in(key, 0), self.shells.shape)
         scaled = fourier.rfftn(noise / np.sqrt(self.precision)) * np.sqrt(self.variance)
-        member = jnp.asarray(self.mean) + fourier.irfftn(scaled, self.shells.shape)
+        return jnp.asarray(self.mean) + fourier.irfftn(scaled, self.shells.shape)
+
+    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
+        """A Gaussian draw, of which the third network replaces what fits on half the grid."""
+        member = self.gaussian_draw(key, mask, draw_noise)
         if self.coarse is None:
             return member
         coarse = self.coarse.draw(jax.random.fold_in(key, 1), draw_noise)
@@ -182,6 +187,8 @@ def model_of(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geo
     coarse = None
     if learned.third is not None and min(solvent.shells.shape) >= LEAST_EDGE:
         coarse = coarse_posterior(learned.third, solvent, mean, variance, geometry)
+        corrected = answer._replace(center=mean + np.asarray(coarse.correction()))
+        mean, _ = _within_noise(corrected, solvent, mask)
     return LearnedModel(
         shells=solvent.shells,
         halves=solvent.halves,
@@ -214,13 +221,14 @@ def first_look(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, g
     """The posterior mean that the first network leads to, (Z, Y, X)."""
     data = _data(solvent)
     level = np.mean(data)
-    answer = _look(_first, learned.first, (data - level,), solvent, geometry)
+    answer = _look(_first_sight, _first, learned.first, (data - level,), solvent, geometry)
     return _blended(answer._replace(center=answer.center + level), solvent, mask)
 
 
 def second_look(learned: PriorWeights, solvent: SolventModel, first: np.ndarray, geometry: Geometry) -> Answer:
     """What the second network says, which also sees the solvent model and where the ``first`` one leads."""
-    answer = _look(_second, learned.second, (_data(solvent), solvent.mean, solvent.envelope, first), solvent, geometry)
+    volumes = (_data(solvent), solvent.mean, solvent.envelope, first)
+    answer = _look(_second_sight, _second, learned.second, volumes, solvent, geometry)
     return answer._replace(center=answer.center + np.float32(np.mean(first)))
 
 
@@ -258,6 +266,7 @@ def _data(solvent: SolventModel) -> np.ndarray:
 
 
 def _look(
+    sight_of_volumes: Callable[..., Any],
     run: Callable[..., tuple[Array, Array, Array]],
     network: NnxFunction,
     volumes: Sequence[np.ndarray],
@@ -268,13 +277,18 @@ def _look(
     shells, (low, high) = solvent.shells, geometry.tilt_range
     turned, noise, signal = _turned(volumes, solvent, geometry)
     centers, variances, gains = [], [], []
-    for flips in ((), (0, 2), (0, 1), (1, 2)):
-        # a half turn about the tilt axis keeps the tilts, one about another axis reverses them
-        tilts = jnp.asarray((low, high) if flips in ((), (0, 2)) else (-high, -low), jnp.float32)
-        answer = run(network, tuple(jnp.flip(volume, flips) for volume in turned), noise, signal, tilts)
-        centers.append(np.flip(np.asarray(answer[0]), flips))
-        variances.append(np.flip(np.asarray(answer[1]), flips))
-        gains.append(np.asarray(answer[2]))
+    for flips in HALF_TURNS:
+        tilts = jnp.asarray((-high, -low) if reverses_tilts(flips) else (low, high), jnp.float32)
+        sight = sight_of_volumes(tuple(jnp.flip(volume, flips) for volume in turned), noise, signal, tilts)
+
+        def look(channels: Array, sight: Any = sight) -> tuple[Array, Array]:
+            *volumes, gain = run(network, sight._replace(channels=channels))
+            gains.append(np.asarray(gain))
+            return volumes[0], volumes[1]
+
+        center, log_variance = by_blocks(look, sight.channels, 2)
+        centers.append(np.flip(center, flips))
+        variances.append(np.flip(log_variance, flips))
     powers = [solvent.signal * np.exp(np.interp(shells.frequency, KNOTS, g)) for g in np.mean(gains, axis=0)]
     back = np.argsort(geometry.order)
     center, log_variance = (np.mean(found, axis=0).transpose(back) for found in (centers, variances))
@@ -291,21 +305,25 @@ def _turned(
 
 
 @platform.jit
-def _first(
-    network: NnxFunction, volumes: tuple[Array], noise: Array, signal: Array, tilts: Array
-) -> tuple[Array, Array, Array]:
+def _first_sight(volumes: tuple[Array], noise: Array, signal: Array, tilts: Array) -> Features:
     (data,) = volumes
-    told = features(fourier.rfftn(data), noise, signal, tilts, data.shape)
-    prior = network(told)
-    return prior.center * told.scale, prior.log_variance, prior.log_gain
+    return features(fourier.rfftn(data), noise, signal, tilts, data.shape)
 
 
 @platform.jit
-def _second(
-    network: NnxFunction, volumes: tuple[Array, Array, Array, Array], noise: Array, signal: Array, tilts: Array
-) -> tuple[Array, Array, Array]:
+def _first(network: NnxFunction, seen: Features) -> tuple[Array, Array, Array]:
+    prior = network(seen)
+    return prior.center * seen.scale, prior.log_variance, prior.log_gain
+
+
+@platform.jit
+def _second_sight(volumes: tuple[Array, Array, Array, Array], noise: Array, signal: Array, tilts: Array) -> Sight:
     data, mean, envelope, first = volumes
-    sight = sight_of(fourier.rfftn(data), mean, envelope, first, noise, signal, tilts)
+    return sight_of(fourier.rfftn(data), mean, envelope, first, noise, signal, tilts)
+
+
+@platform.jit
+def _second(network: NnxFunction, sight: Sight) -> tuple[Array, Array, Array]:
     said = network(sight, sight.mean, jnp.zeros(()))
     return said.volume * sight.scale, said.log_variance, said.log_gain
 

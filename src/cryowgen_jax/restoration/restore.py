@@ -166,9 +166,10 @@ def restore(
         own draws; with a centre or another witness its effective sample size is near 1), and the point estimates
         "cryogen_ot" and "cryogen_map" (one sample, no spread).
     sampler
-        Of "cryowgen_langevin". "auto": independent exact draws where the posterior is Gaussian, which it is unless a
-        witness or a centre is given; else Langevin chains. A name that ``sample`` knows, such as "preconditioned", asks
-        for chains.
+        Of "cryowgen_langevin". "auto": independent members, unless a witness or a centre is given, which need chains:
+        exact draws of the solvent model, whose posterior is Gaussian, and annealed Langevin dynamics of the learned one
+        (``restoration.annealed_family``). A name that ``sample`` knows, such as "preconditioned", asks for chains, of
+        the Gaussian that the learned model begins at.
     num_samples
         K. Spread and intervals that are taken from few members are too narrow (Student's t has wider tails than a
         Gaussian); ``std`` rests on more than the members.

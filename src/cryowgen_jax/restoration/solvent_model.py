@@ -117,8 +117,8 @@ class SolventModel(VolumeModel):
         residual = given.residual if residual is None else residual
         return self.level + _solve(*precisions, right, start - self.level, residual, given.most_iterations)
 
-    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
-        """A draw of the posterior about its mean: the solution for as much noise as there is precision."""
+    def gaussian_draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
+        """The solution for as much noise as there is precision, about the mean."""
         given = self.settings
         noises = jnp.stack([draw_noise(jax.random.fold_in(key, i), self.shells.shape) for i in range(2)])
         precisions = self._precisions(mask, self.widened)

@@ -192,7 +192,7 @@ def by_sampling(
     checkpoint: str | pathlib.Path | None = None,
     progress: ProgressFn | None = None,
 ) -> VolumeFamily:
-    """CryoWGEN-II: exact draws where the posterior is the model's own, unless a sampler was named; else chains.
+    """CryoWGEN-II: independent members where the posterior is the model's own and no sampler was named; else chains.
 
     ``draw_noise`` lets overlapping volumes share their noise.
     """
@@ -246,8 +246,9 @@ def by_chains(
 ) -> VolumeFamily:
     """CryoWGEN-II; ``draw_noise`` lets chains of overlapping volumes share their noise.
 
-    Chains start at draws of the model, unless the caller gave a witness. The mean is that of the model, which was
-    solved for and has no Monte-Carlo error, unless the caller gave a witness or a centre and so another posterior.
+    The posterior is the model's Gaussian one, at whose draws chains start, unless the caller gave a witness. The mean
+    is that of the model, which has no Monte-Carlo error, unless the caller gave a witness or a centre and so another
+    posterior.
 
     Raises
     ------
@@ -257,7 +258,8 @@ def by_chains(
     posterior, start = posterior_of(model, volume), None
     if volume.own_witness is None:
         own = jax.random.fold_in(key, 2)
-        start = jnp.stack([draw(own, i, model, volume.mask, draw_noise) for i in range(plan.num_chains)])
+        noise, apart = draw_noise or samplers.white_noise, jax.random.split(own, plan.num_chains)
+        start = jnp.stack([model.gaussian_draw(one, volume.mask, noise) for one in apart])
     result = sample(
         jax.random.fold_in(key, 1),
         posterior,

@@ -70,14 +70,18 @@ class VolumeModel(abc.ABC):
     def witness(self) -> Callable[[Array], Array]:
         """w, for the posterior's ``prior_precision``."""
 
+    @abc.abstractmethod
+    def gaussian_draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
+        """A draw of :meth:`posterior`, which is Gaussian; ``draw_noise`` makes white volumes of (key, shape)."""
+
+    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
+        """A member of the model's family."""
+        return self.gaussian_draw(key, mask, draw_noise)
+
     @property
     def drawing(self) -> str:
         """How :meth:`draw` works, in a word or two."""
         return "exact"
-
-    @abc.abstractmethod
-    def draw(self, key: PRNGKey, mask: np.ndarray, draw_noise: NoiseFn = white_noise) -> Array:
-        """A draw of the posterior; ``draw_noise`` makes white volumes of (key, shape)."""
 
     @abc.abstractmethod
     def standard_deviation(self, draws: Sequence[Array]) -> Array:
