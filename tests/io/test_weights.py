@@ -36,6 +36,13 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
         load_weights(tmp_path / "w")
 
 
+@pytest.mark.parametrize("settings", ["{nope", "[]", "3", "null", "[" * 100_000])
+def test_settings_that_are_none_are_refused_in_one_line(tmp_path, settings):
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "w", metadata={"cryowgen": settings})
+    with pytest.raises(InputError, match=r"settings that are .*: give a file that save_witness wrote$"):
+        load_weights(tmp_path / "w")
+
+
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     save_weights(tmp_path / "w", {"a": np.zeros(3, np.float32)}, {})
 

@@ -149,7 +149,23 @@ def test_settings_come_back_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"levels": 2}, {"channels": 3}, {"widths": "[4, 5]"}, {"pairs": "[1, 2]"}, {"pairs": "many"}, None]
+    "changes",
+    [
+        {"levels": 2},
+        {"levels": 10**6},
+        {"levels": -1},
+        {"channels": 3},
+        {"channels": "x"},
+        {"channels": 1.5},
+        {"widths": "[4, 5]"},
+        {"widths": "3"},
+        {"pairs": "[1, 2]"},
+        {"pairs": "[[1]]"},
+        {"pairs": "many"},
+        {"pairs": "[" * 100_000},
+        {"third_widths": "[4]"},
+        None,
+    ],
 )
 def test_weights_of_other_networks_are_refused(tmp_path, changes):
     settings = {} if changes is None else SIZES | changes

@@ -462,12 +462,16 @@ def test_chains_have_a_step_for_every_member_and_at_least_one_member_each(num_ch
 def test_a_step_before_the_samples_is_thought_to_take_as_long_as_one_between_them(monkeypatch):
     monkeypatch.setattr(cost, "_filter_seconds", lambda shape: 0.25)
     monkeypatch.setattr(cost, "_available_memory", lambda: 2**40)
+    monkeypatch.setattr(cost, "convolution_seconds", lambda shape, channels: 0.01)
 
     def seconds(num_steps, warmup):
         return cost.estimate_cost(SHAPE, 4, num_steps, warmup, with_chains=True).seconds
 
     assert seconds(10, 30) == seconds(40, 0) == seconds(20, 20)
     assert seconds(10, 30) - seconds(10, 10) == pytest.approx(cost.FILTERS_PER_STEP * 4 * 20 * 0.25)
+    drawn, more = (cost.estimate_cost(SHAPE, count, 0, 0, witness="learned").seconds for count in (4, 8))
+    per_operation = 0.01 / (2 * 27 * cost.PROBE_CHANNELS**2 * np.prod(cost.PROBE))
+    assert more - drawn == pytest.approx(4 * cost.WALK_OPERATIONS * np.prod(SHAPE) * per_operation)
 
 
 @SLOW

@@ -16,6 +16,7 @@ from cryowgen_jax.types import InputError
 
 PathLike = str | os.PathLike[str]
 _FORMAT = "cryowgen"
+_ADVICE = "give a file that save_witness wrote"
 
 
 def save_weights(path: PathLike, arrays: Mapping[str, np.ndarray], settings: Mapping[str, object]) -> None:
@@ -43,4 +44,10 @@ def load_weights(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, objec
         raise InputError(f"'{path}' holds no weights ({error}): give a file that save_witness wrote") from error
     if _FORMAT not in metadata:
         raise InputError(f"'{path}' holds weights of another program: give a file that save_witness wrote")
-    return arrays, json.loads(metadata[_FORMAT])
+    try:
+        settings = json.loads(metadata[_FORMAT])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{path}' has settings that are not JSON ({error}): {_ADVICE}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"'{path}' has settings that are a {type(settings).__name__}: {_ADVICE}")
+    return arrays, settings

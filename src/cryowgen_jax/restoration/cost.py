@@ -13,6 +13,7 @@ import psutil
 
 from cryowgen_jax import platform
 from cryowgen_jax.models import convolve3
+from cryowgen_jax.restoration.blocks import cuts, extent
 from cryowgen_jax.restoration.solvent_settings import SETTINGS
 from cryowgen_jax.restoration.tiles import checked_tile, padded_shape, tiles_of
 from cryowgen_jax.restoration.volume_family import default_chains
@@ -24,8 +25,9 @@ FILTERS_PER_STEP = 8.0  # what a step costs in pairs of transforms, measured; ar
 VOLUMES_PER_CHAIN, VOLUMES_PER_LIVE_CHAIN, VOLUMES_SHARED = 9, 14, 24
 VOLUMES_PER_DRAW = 3  # beyond one a chain
 VOLUMES_TILED = 10  # of the whole tomogram, beside its samples, where it is restored in tiles
-FILTERS_PER_LOOK = {True: 250, False: 800}  # what both networks cost, by the form of the convolution, measured
-NETWORK_VOLUMES = {True: 120, False: 300}  # by whether the convolution is native or stacked, measured
+LOOK_OPERATIONS, WALK_OPERATIONS = 1.4e6, 2.7e5  # per voxel: of all networks that look, and of a member
+PROBE, PROBE_CHANNELS = (24, 48, 48), 24  # the convolution that is timed; networks are about as fast, measured
+NETWORK_VOLUMES = {True: 120, False: 300}  # of what is looked at together, by native or stacked convolutions, measured
 USABLE = 0.8  # of the memory that is free
 
 
@@ -66,13 +68,15 @@ def estimate_cost(
         num_tiles, kept = len(tiles_of(padded_shape(shape), box)), (num_samples + VOLUMES_TILED) * whole_bytes
     volume_bytes = 4 * int(np.prod(box))
     network = 0 if witness == "solvent" else NETWORK_VOLUMES[platform.native_convolution_is_fast()]
+    seen = [extent(length, number) for length, number in zip(box, cuts(box), strict=True)]
+    looked_at = 4 * network * int(np.prod(seen))
     available = int(USABLE * _available_memory())
     num_chains = default_chains(num_samples, num_steps) if with_chains else 0
 
     def needed(alive: int) -> int:
         volumes = VOLUMES_SHARED + VOLUMES_PER_CHAIN * num_chains + VOLUMES_PER_LIVE_CHAIN * alive
         volumes += VOLUMES_PER_DRAW * (num_samples - num_chains)
-        return kept + max(volumes, network) * volume_bytes
+        return kept + max(volumes * volume_bytes, VOLUMES_SHARED * volume_bytes + looked_at)
 
     alive = max(num_chains, 1)
     while alive > 1 and needed(alive) > available:
@@ -90,8 +94,14 @@ def estimate_cost(
     if witness == "solvent":
         solved += rounds + SETTINGS.widenings * SETTINGS.blind_draws + num_tiles * (num_chains or num_samples)
     steps = num_tiles * num_chains * (num_steps + warmup) + STEPS_PER_SOLVE * solved
-    filters = FILTERS_PER_STEP * steps + FILTERS_PER_LOOK[platform.native_convolution_is_fast()] * looks
-    return Cost(filters * _filter_seconds(box) + 10.0, needed(alive), None if alive >= num_chains else alive)
+    seconds = FILTERS_PER_STEP * steps * _filter_seconds(box) + 10.0
+    if looks:
+        walks = 0 if num_chains else num_tiles * num_samples
+        again = np.prod(seen, dtype=float) * np.prod(cuts(box)) / np.prod(box)  # where blocks overlap
+        operations = np.prod(box, dtype=float) * (looks * again * LOOK_OPERATIONS + walks * WALK_OPERATIONS)
+        one = 2 * 27 * PROBE_CHANNELS**2 * np.prod(PROBE, dtype=float)
+        seconds += operations / one * convolution_seconds(PROBE, PROBE_CHANNELS)
+    return Cost(seconds, needed(alive), None if alive >= num_chains else alive)
 
 
 def _available_memory() -> int:

@@ -60,6 +60,7 @@ PathLike = str | os.PathLike[str]
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest precision
 LARGEST_CONTRAST, FIRM = 32.0, 0.995  # of e, whose quantile FIRM counts as its largest: chains step accordingly
 PARTS = ("first", "second", "third")
+LARGEST_SIZE = 4096  # channels or levels of a network that a file may ask for
 LARGE, STEPS, SCALE = 4096, 127, ".scale"  # entries of an array that is stored in 8 bits; its largest; of its scales
 _NUDGE = 1e-3  # of a coefficient's precision, at least, in its quadratic term
 
@@ -354,16 +355,24 @@ def load_witness(path: PathLike) -> PriorWeights:
     """
     arrays, settings = io.load_weights(path)
     try:
-        channels, levels = (int(str(settings[name])) for name in ("channels", "levels"))
+        channels, levels = _sizes([json.loads(str(settings[name])) for name in ("channels", "levels")])
+        _sizes([channels << levels])
         # shapes alone: drawing weights that are then replaced would take most of a minute to compile
         shapes = [jax.eval_shape(lambda: prior_network(channels=channels, levels=levels))]
         for prefix in ("", "third_")[: 2 if "third_widths" in settings else 1]:
-            sizes = [json.loads(str(settings[prefix + name])) for name in ("widths", "pairs")]
-            shapes.append(jax.eval_shape(functools.partial(denoising_network, *([int(n) for n in s] for s in sizes))))
+            sizes = [_sizes(json.loads(str(settings[prefix + name]))) for name in ("widths", "pairs")]
+            shapes.append(jax.eval_shape(functools.partial(denoising_network, *sizes)))
         networks = [_filled(path, like, arrays, part) for like, part in zip(shapes, PARTS, strict=False)]
         return PriorWeights(networks[0], networks[1], dict(settings), networks[2] if networks[2:] else None)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, ValueError) as error:
         raise InputError(f"'{path}' lacks {error}: give weights that save_witness wrote") from error
+
+
+def _sizes(values: object) -> list[int]:
+    """Numbers that can be sizes of a network."""
+    if not isinstance(values, list) or not all(type(n) is int and 0 <= n <= LARGEST_SIZE for n in values):
+        raise ValueError(f"sizes of a network (it has {values})")
+    return values
 
 
 def _filled(path: PathLike, like: NnxFunction, arrays: Mapping[str, np.ndarray], part: str) -> NnxFunction:
