@@ -107,6 +107,14 @@ def test_what_the_network_says_changes_what_is_drawn():
     assert model(0.3).drawing == "annealed Langevin"
 
 
+def test_a_widened_family_differs_in_the_wedge_alone():
+    wide = dataclasses.replace(model(0.3), widening=2.25)
+    drawn = np.asarray(jax.lax.map(lambda key: wide.draw(key, MASK), jax.random.split(jax.random.key(0), 4)))
+    ours, theirs = (np.fft.rfftn(v - model(0.3).mean, axes=(1, 2, 3)) for v in (drawn, draws(0.3)[:4]))
+    for region, factor in ((MASK == 0, 1.5), (MASK > 0, 1.0)):
+        np.testing.assert_allclose(ours[:, region], factor * theirs[:, region], atol=1e-3 * np.abs(theirs).max())
+
+
 def test_the_standard_deviation_is_that_of_the_draws():
     found = np.asarray(model(0.3).standard_deviation(draws(0.3)[:12]))
     expected = np.sqrt(np.mean(np.square(draws(0.3)[12:] - model(0.3).mean), axis=0))

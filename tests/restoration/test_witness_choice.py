@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.restoration.volume_family import PreparedVolume
 from cryowgen_jax.simulation import simulate_tomogram
+from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import InputError
 
 SHAPE, TILTS = (24, 32, 32), (-60.0, 60.0)
@@ -31,9 +33,10 @@ def prepared(geometry=None):
 
 @dataclasses.dataclass
 class Model:
-    """Stands for a model: all that is asked of it is its mean."""
+    """Stands for a model: all that is asked of it is its mean, and that its family is none of Langevin's."""
 
     mean: np.ndarray
+    coarse: None = None
 
 
 def answering(monkeypatch, solvent, learned):
@@ -87,6 +90,30 @@ def test_only_what_was_hidden_counts(monkeypatch, rng):
     assert witness_choice.choose(prepared(), "weights").agreement["solvent"] == 0
 
 
+class Spectra:
+    """Stands for shells: one value for all."""
+
+    def spread(self, profile):
+        return np.float64(profile)
+
+
+@pytest.mark.parametrize(("spread", "noise", "expected"), [(0.5, 1.0, 4.0), (1.0, 1.0, 1.0), (2.0, 0.2, 0.25)])
+def test_widening_is_the_squared_error_over_the_variance_of_the_draws(monkeypatch, rng, spread, noise, expected):
+    """An error of variance 1 beside noise in the data; the family's spread is given."""
+    monkeypatch.setattr(witness_choice, "LARGEST_WIDENING", 10.0)
+    judged = Geometry(TILTS).mask(SHAPE) * fourier.multiplicity(SHAPE)
+    mean, error, white = (rng.normal(size=SHAPE).astype(np.float32) for _ in range(3))
+    data = np.fft.rfftn(mean + error + np.sqrt(noise) * white, norm="ortho")
+    draws = [jnp.asarray(mean + spread * rng.normal(size=SHAPE), jnp.float32) for _ in range(4)]
+    model = types.SimpleNamespace(mean=mean, shells=Spectra(), noise=noise)
+    found = witness_choice.widening_of(model, draws, data, judged)
+    assert found == pytest.approx(expected, rel=0.05)
+    monkeypatch.setattr(witness_choice, "LARGEST_WIDENING", 2.0)
+    assert witness_choice.widening_of(model, draws, data, judged) == pytest.approx(np.clip(expected, 0.5, 2), rel=0.05)
+    certain = np.fft.rfftn(mean + np.sqrt(noise) * white, norm="ortho")
+    assert witness_choice.widening_of(model, draws, certain, judged) == 1.0, "an error that noise hides says nothing"
+
+
 def test_candidates_do_not_see_the_hidden_tilts():
     """What is put into the hidden part of the data changes no candidate's answer."""
     geometry = Geometry(TILTS)
@@ -113,7 +140,7 @@ def test_a_list_of_tilts_is_thinned_out():
 
 def test_too_few_tilts_to_hide_some_leave_the_solvent_model():
     for geometry in (Geometry((-3.5, 3.5)), Geometry(TILTS, tilt_angles=(-60, 0, 60))):
-        assert witness_choice.choose(prepared(geometry), "weights") == ("solvent", "solvent", {})
+        assert witness_choice.choose(prepared(geometry), "weights") == ("solvent", "solvent", {}, 1.0)
 
 
 def test_restore_says_what_it_chose(monkeypatch):

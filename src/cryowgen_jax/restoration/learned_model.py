@@ -96,6 +96,8 @@ class LearnedModel(VolumeModel):
         The solvent model that the network was shown.
     coarse
         What the family is drawn from on half the grid; None where all of it is Gaussian.
+    widening
+        Factor of the variance in the wedge of what is drawn there.
     """
 
     signal: np.ndarray
@@ -104,6 +106,7 @@ class LearnedModel(VolumeModel):
     mask: np.ndarray
     solvent: SolventModel
     coarse: CoarsePosterior | None = None
+    widening: float = 1.0
 
     @property
     def center(self) -> np.ndarray:
@@ -155,7 +158,9 @@ class LearnedModel(VolumeModel):
         if self.coarse is None:
             return member
         coarse = self.coarse.draw(jax.random.fold_in(key, 1), draw_noise)
-        return member - self.coarse.low_passed(member) + coarse
+        off = member - self.coarse.low_passed(member) + coarse - jnp.asarray(self.mean)
+        missing = 1 + (np.sqrt(self.widening) - 1) * (1 - mask)
+        return jnp.asarray(self.mean) + fourier.filter_volume(off, jnp.asarray(missing, jnp.float32))
 
     def standard_deviation(self, draws: Sequence[Array]) -> Array:
         """Of the Gaussian, exact: with h the kernel of V^(1/2), the variance is h^2 convolved with s^2.

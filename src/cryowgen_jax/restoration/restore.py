@@ -243,8 +243,8 @@ def restore(
     taken, agreement = _name_of(witness), dict[str, float]()
     if isinstance(volume.witness, PriorWeights) and taken == "auto":
         judged = volume if tile_shape is None else first_piece(volume, tile_shape)
-        taken, chosen, agreement = choose(judged, volume.witness, told)
-        volume = dataclasses.replace(volume, witness=chosen)
+        taken, chosen, agreement, widening = choose(judged, volume.witness, told)
+        volume = dataclasses.replace(volume, witness=chosen, widening=widening)
     if tile_shape is None:
         family = family_of(key, volume, plan, checkpoint=checkpoint, progress=told)
     else:

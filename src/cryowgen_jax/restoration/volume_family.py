@@ -71,12 +71,15 @@ class PreparedVolume:
         What volumes are like; a callable, or what makes a model.
     center
         A standardised volume to tether to, or None.
+    widening
+        Factor of the variance in the wedge of the learned model's family.
     """
 
     halves: tuple[Array, ...]
     geometry: Geometry
     witness: Callable[[Array], Array] | PriorWeights | Literal["solvent"] = "solvent"
     center: Array | None = None
+    widening: float = 1.0
 
     @property
     def mask(self) -> np.ndarray:
@@ -153,14 +156,13 @@ def model_of(
     which the solvent model is fitted a second time.
     """
     lender = neighbour.solvent if isinstance(neighbour, LearnedModel) else neighbour
-    learned = isinstance(volume.witness, PriorWeights)
-    solvent = solvent_fit.fit(
-        volume.halves, volume.mask, volume.geometry, progress, lender, of_spread=of_spread and not learned
-    )
+    own_spread = of_spread and not isinstance(volume.witness, PriorWeights)
+    solvent = solvent_fit.fit(volume.halves, volume.mask, volume.geometry, progress, lender, of_spread=own_spread)
     if not isinstance(volume.witness, PriorWeights):
         return solvent
     started = time.monotonic()
-    model = learned_model.model_of(volume.witness, solvent, volume.mask, volume.geometry)
+    learned = learned_model.model_of(volume.witness, solvent, volume.mask, volume.geometry)
+    model = dataclasses.replace(learned, widening=volume.widening)
     if progress is not None:
         progress(Progress("looking at the tomogram", 1, 1, 1.0, time.monotonic() - started))
     return model

@@ -7,32 +7,39 @@ part of the wedge that was hidden. There the truth is known up to noise, which i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax.restoration import learned_model, solvent_fit
-from cryowgen_jax.restoration.learned_model import PriorWeights
+from cryowgen_jax.restoration.learned_model import LearnedModel, PriorWeights
 from cryowgen_jax.restoration.volume_family import PreparedVolume, ProgressFn
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import InputError
+from cryowgen_jax.types import Array, InputError
 
 HIDDEN_SHARE = 0.25  # of the tilt range, half of it on either side
 JUDGED = (0.01, 0.25)  # cycles per voxel
 PHASE = "choosing the witness"
+DRAWS = 4  # of the learned model, whose spread is judged
+LEAST_EXCESS = 0.02  # of the noise, that the error has to be for its size to be known
+LARGEST_WIDENING = 2.0
 EMPTY = 1e-9  # of the data's energy, which rounding leaves
 
 
 class Choice(NamedTuple):
     """The witness that was taken, its name, and each candidate's correlation with the hidden tilts by name.
 
-    ``agreement`` is empty where there was nothing to choose from.
+    ``agreement`` is empty where there was nothing to choose from. ``widening`` is the variance that the family of the
+    learned model lacks in the hidden tilts, as a factor.
     """
 
     name: str
     witness: PriorWeights | Literal["solvent"]
     agreement: dict[str, float]
+    widening: float = 1.0
 
 
 def choose(volume: PreparedVolume, weights: PriorWeights, progress: ProgressFn | None = None) -> Choice:
@@ -57,9 +64,26 @@ def choose(volume: PreparedVolume, weights: PriorWeights, progress: ProgressFn |
         name: _correlation(np.asarray(fourier.rfftn(jnp.asarray(model.mean))), data, judged)
         for name, model in (("solvent", solvent), ("learned", learned))
     }
-    if agreement["learned"] > agreement["solvent"]:
+    if agreement["learned"] <= agreement["solvent"]:
+        return Choice("solvent", "solvent", agreement)
+    if learned.coarse is None:
         return Choice("learned", weights, agreement)
-    return Choice("solvent", "solvent", agreement)
+    draws = [learned.draw(jax.random.key(number), fewer.mask) for number in range(DRAWS)]
+    return Choice("learned", weights, agreement, widening_of(learned, draws, data, judged))
+
+
+def widening_of(model: LearnedModel, draws: Sequence[Array], data: np.ndarray, judged: np.ndarray) -> float:
+    """The squared error of a model's mean over its family's variance, in what was hidden and ``judged``.
+
+    The error is what differs from the data beyond their noise. 1 where there is too little of either to say.
+    """
+    mean = np.asarray(fourier.rfftn(jnp.asarray(model.mean)))
+    energy = np.sum(judged * np.abs(data - mean) ** 2)
+    noise = np.sum(judged * model.shells.spread(model.noise))
+    spread = np.mean([np.sum(judged * np.abs(np.asarray(fourier.rfftn(draw)) - mean) ** 2) for draw in draws])
+    if energy - noise < LEAST_EXCESS * noise or spread <= 0:
+        return 1.0
+    return float(np.clip((energy - noise) / spread, 1 / LARGEST_WIDENING, LARGEST_WIDENING))
 
 
 def _told(progress: ProgressFn | None) -> ProgressFn | None:
