@@ -179,8 +179,8 @@ def test_intervals_of_a_posterior_with_laplace_increments_hold_what_they_say():
     inside, narrow, kurtosis = [], [], []
     for number, truth in enumerate(truths):
         observed = problem.seen @ truth + problem.NOISE * rng.standard_normal(3)
-        bank = problem.gibbs(rng, observed, 100, 140)
-        found = np.asarray(draw(jnp.asarray(bank, jnp.float32), jax.random.split(jax.random.key(number), 200)))
+        bank = problem.gibbs(rng, observed, 100, 100)
+        found = np.asarray(draw(jnp.asarray(bank, jnp.float32), jax.random.split(jax.random.key(number), 120)))
         steps = [family @ problem.differences[:-1].T for family in (truth[None], found)]
         for kept, family in ((inside, found), (narrow, found.mean(0) + 0.8 * (found - found.mean(0)))):
             low, high = np.quantile(family, [0.05, 0.95], axis=0)

@@ -147,6 +147,7 @@ def test_restore_says_what_it_chose(monkeypatch):
     sim = tomogram()
     result = restore(sim.half1, TILTS, half2=sim.half2, num_samples=2, devices=jax.devices()[:1])
     assert set(result.report.hidden_tilt_agreement) == {"solvent", "learned"}
+    assert 0.5 <= result.report.widening <= 2.0
     best = max(result.report.hidden_tilt_agreement, key=result.report.hidden_tilt_agreement.get)
     assert result.report.witness == best
     named = restore(sim.half1, TILTS, half2=sim.half2, num_samples=2, witness=best)

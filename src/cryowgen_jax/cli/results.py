@@ -120,6 +120,7 @@ def write_report(
         ("Noise", f"{outcome.noise_std:.4g} per voxel ({outcome.noise_rule})"),
         *([_missed(outcome.missed_share)] if np.isfinite(outcome.missed_share) else []),
         ("Sampler", outcome.sampler),
+        *([_widening(outcome.widening)] if outcome.widening != 1 else []),
         ("Effective samples", screen.number(outcome.ess, ".0f"), "how many independent samples mean and std rest on"),
         *(
             [("R-hat", screen.number(outcome.r_hat, ".2f"), "1 where the chains agree; above 1.2 they need more steps")]
@@ -145,6 +146,10 @@ def _witness(outcome: RestorationReport) -> tuple[str, Any] | tuple[str, Any, st
     agreement = ", ".join(f"{name} {value:.3f}" for name, value in outcome.hidden_tilt_agreement.items())
     meaning = "what says what is likely; correlation of each candidate with tilts that were hidden from it"
     return ("Witness", f"{outcome.witness} ({agreement})", meaning)
+
+
+def _widening(factor: float) -> tuple[str, Any, str]:
+    return ("Spread in the wedge", f"variance x {factor:.2f}", "what the error in hidden tilts asked for")
 
 
 def _missed(share: float) -> tuple[str, Any, str]:

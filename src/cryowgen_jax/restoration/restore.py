@@ -51,6 +51,8 @@ class RestorationReport(NamedTuple):
         What was taken: "solvent", "learned", "weights" (a network of the caller's) or "given" (a callable).
     hidden_tilt_agreement
         Correlation of each candidate's mean with tilts that were hidden from it, by name; empty where none was chosen.
+    widening
+        Factor by which those tilts asked for more variance of the learned family in the wedge, which it got; else 1.
     contrast
         "bright" or "dark": how density looks in the tomogram, given or found.
     noise_rule, noise_std, data_weight, prior_precision
@@ -77,6 +79,7 @@ class RestorationReport(NamedTuple):
     warnings: tuple[str, ...]
     witness: str
     hidden_tilt_agreement: dict[str, float]
+    widening: float
     contrast: str
     noise_rule: str
     noise_std: float
@@ -265,6 +268,7 @@ def restore(
             method=method,
             witness=taken,
             hidden_tilt_agreement=agreement,
+            widening=volume.widening,
             warnings=_doubts(diagnostics, len(family.weights), contradiction, method),
             contrast="bright" if frame.scale > 0 else "dark",
             noise_rule=model.noise_rule.value,
