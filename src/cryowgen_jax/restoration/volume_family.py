@@ -318,8 +318,8 @@ def by_importance(
 ) -> VolumeFamily:
     """CryoWGEN-I: candidates, of which the heaviest are returned.
 
-    The candidates are the model's own draws, of the solvent model or of what a network says of the tomogram; where the
-    caller gives a witness they are draws of the posterior's Gaussian part.
+    The candidates are exact draws of the Gaussian that the model is or begins at; where the caller gives a witness they
+    are draws of the posterior's Gaussian part.
     """
     posterior, number = posterior_of(model, volume), max(plan.num_candidates, plan.num_samples)
     if volume.own_witness is not None:
@@ -340,11 +340,11 @@ def _weighted_by(
     num_candidates: int,
     progress: ProgressFn | None,
 ) -> samplers.WeightedFamily:
-    """Draws of a model as candidates; they all weigh the same unless a centre changes the posterior."""
+    """Draws of a model's Gaussian as candidates; they all weigh the same unless a centre changes the posterior."""
     started, candidates, log_weights = time.monotonic(), [], []
     own = model.posterior(mask)
     for number in range(num_candidates):
-        candidate = draw(jax.random.fold_in(key, number), 0, model, mask)
+        candidate = model.gaussian_draw(jax.random.fold_in(key, number), mask)
         candidates.append(candidate)
         log_weights.append(_excess(posterior, own, candidate))
         if progress is not None:
