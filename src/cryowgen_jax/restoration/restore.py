@@ -165,9 +165,9 @@ def restore(
         A volume in the tomogram's units to tether to, such as another tool's restoration of other data; by default the
         solvent level, loosely.
     method
-        "cryowgen_langevin" (draws of the posterior); for comparison "cryowgen_mc" (importance sampling from the Gaussian
-        that the model is or begins at; with a centre or another witness its effective sample size is near 1), and the
-        point estimates "cryogen_ot" and "cryogen_map" (one sample, no spread).
+        "cryowgen_langevin" (draws of the posterior); for comparison "cryowgen_mc" (importance sampling from the
+        Gaussian that the model is or begins at; with a centre or another witness its effective sample size is near 1),
+        and the point estimates "cryogen_ot" and "cryogen_map" (one sample, no spread).
     sampler
         Of "cryowgen_langevin". "auto": independent members, unless a witness or a centre is given, which need chains:
         exact draws of the solvent model, whose posterior is Gaussian, and annealed Langevin dynamics of the learned one
