@@ -363,10 +363,10 @@ def spread_over_error(shape, seed):
 
 
 def test_the_fit_widens_what_the_family_misses_in_the_wedge():
-    """Of one small tomogram; by how much is seen on the average of several, which the slow test looks at."""
-    with_it, without = spread_over_error(SHAPE, 0)
+    """Of two small tomograms; by how much is seen on the average of larger ones, which the slow test looks at."""
+    with_it, without = np.mean([spread_over_error(SHAPE, seed) for seed in (0, 1)], axis=0)
     assert 0.8 < with_it < 1.25
-    assert without < 0.85 * with_it
+    assert without < 0.8 * with_it
 
 
 @pytest.mark.slow
