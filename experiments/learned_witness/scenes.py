@@ -26,7 +26,7 @@ from scipy.ndimage import gaussian_filter
 
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.known_scenes import coarse_scene_of, scene_of, together
-from cryowgen_jax.restoration.learned_model import shipped_weights
+from cryowgen_jax.restoration.prior_weights import shipped_weights
 from cryowgen_jax.restoration.restore import frame_for
 from cryowgen_jax.simulation import crowded_maps, surroundings
 from cryowgen_jax.spatial import fourier

@@ -19,7 +19,7 @@ from specimens import GROUPS
 from cryowgen_jax import restoration
 from cryowgen_jax.models import NnxFunction, denoising_network, prior_network
 from cryowgen_jax.models.denoiser import PAIRS, WIDTHS
-from cryowgen_jax.restoration.learned_model import PriorWeights
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Specimens, learn_prior, prior_loss, warmed_adam
 from cryowgen_jax.training.conditional_prior import example

@@ -24,7 +24,7 @@ import numpy as np
 from cryowgen_jax import platform, restoration
 from cryowgen_jax.models import NnxFunction, denoising_network
 from cryowgen_jax.models.denoiser import PAIRS, WIDTHS
-from cryowgen_jax.restoration.learned_model import shipped_weights
+from cryowgen_jax.restoration.prior_weights import shipped_weights
 from cryowgen_jax.training import (
     CoarseScenes,
     Scenes,

@@ -21,7 +21,7 @@ import cryowgen_jax.cli.restore_command as restore_command
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.cli import console
 from cryowgen_jax.restoration import save_witness
-from cryowgen_jax.restoration.learned_model import shipped_weights
+from cryowgen_jax.restoration.prior_weights import shipped_weights
 from cryowgen_jax.types import InputError
 from tests.cli.command import CHAINS, RANGE, SHORT, cryowgen, refused
 from tests.cli.conftest import ORIGIN, SHAPE, STARTS, VOXEL, hard_wedge

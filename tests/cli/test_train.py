@@ -8,7 +8,7 @@ import cryowgen_jax.cli.train_command as train_command
 from cryowgen_jax.io import read_tomogram
 from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.restoration import Adaptation, adapt, adapt_witness, load_witness, save_witness
-from cryowgen_jax.restoration.learned_model import PriorWeights
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from tests.cli.command import RANGE, cryowgen, refused
 from tests.io.raw import mrc_bytes, ramp
 

@@ -8,6 +8,7 @@ import pytest
 from cryowgen_jax.models import denoiser as networks
 from cryowgen_jax.models import denoising_network
 from cryowgen_jax.spatial import fourier
+from tests.networks import shaken
 
 SHAPE = (9, 12, 10)
 HALF = fourier.spectrum_shape(SHAPE)
@@ -23,13 +24,6 @@ def seen(key, scale=1.0, noise=0.5, level=0.0):
     return networks.sight_of(
         fourier.rfftn(data), solvent + level, envelope, mean + level, noise * signal, signal, tilts
     )
-
-
-def shaken(network, size=0.1):
-    """The same with other weights: none is zero."""
-    leaves, structure = jax.tree.flatten(network)
-    rng = np.random.default_rng(1)
-    return jax.tree.unflatten(structure, [leaf + np.float32(size * rng.normal(size=leaf.shape)) for leaf in leaves])
 
 
 @jax.jit
@@ -62,7 +56,7 @@ def test_untrained_it_is_the_mean_under_a_gaussian(key, sigma):
 
 
 def test_it_looks_at_the_noisy_volume_unless_sigma_is_infinite(key):
-    network, volume = shaken(denoising_network(*SMALL)), jax.random.normal(key, SHAPE)
+    network, volume = shaken(denoising_network(*SMALL), 0.1, 1), jax.random.normal(key, SHAPE)
     sight = seen(key)._replace(power=jnp.asarray(POWER))
     untrained = denoising_network(*SMALL)
     for sigma, looks in ((0.3, True), (0.0, False)):
@@ -81,7 +75,7 @@ def test_what_it_is_shown_does_not_depend_on_the_unit_of_the_data_nor_on_its_lev
 
 def test_conditions_reach_every_pair(key):
     """With FiLM weights in one pair only, the answer still depends on the conditions."""
-    network, sight = shaken(denoising_network(*SMALL)), seen(key)
+    network, sight = shaken(denoising_network(*SMALL), 0.1, 1), seen(key)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(network)]
     kernels = [path for path in paths if "film" in path and "kernel" in path]
     assert len(kernels) == 3
@@ -106,8 +100,8 @@ def test_a_shrunk_sight_is_that_of_half_the_grid(key):
     shape = (16, 20, 24)
     channels = jax.random.normal(key, (*shape, 5)) + 3.0
     power = np.exp(-((fourier.radial_frequency(shape) / 0.15) ** 2)).astype(np.float32) + np.float32(1e-3)
-    sight = networks.Sight(channels, jnp.zeros(14), jnp.float32(2.0), jnp.asarray(power))
-    small = networks.shrunk(sight)
+    sight = networks.Sight(channels, jnp.zeros(14), jnp.float32(2.0))
+    small = networks.shrunk(sight, jnp.asarray(power))
     assert small.channels.shape == (8, 10, 12, 5)
     np.testing.assert_allclose(small.channels.mean((0, 1, 2)), channels.mean((0, 1, 2)), rtol=1e-5)
 

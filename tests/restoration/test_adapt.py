@@ -11,7 +11,7 @@ from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.restoration import adapt, adapt_witness, estimate_adaptation
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.known_scenes import scene_of
-from cryowgen_jax.restoration.learned_model import PriorWeights
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.spatial.rotation import turn_cube
 from cryowgen_jax.training import Descent, correction_loss

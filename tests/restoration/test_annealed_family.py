@@ -10,30 +10,34 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from cryowgen_jax import platform
-from cryowgen_jax.methods import noise_levels, reverse_diffusion
+from cryowgen_jax.methods import noise_levels
 from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.restoration import load_witness, restore, save_witness, solvent_fit
-from cryowgen_jax.restoration.annealed_family import LARGEST, LEAST_EDGE, NUM_LEVELS, SMALLEST, CoarseNoise, half_turned
+from cryowgen_jax.restoration.annealed_family import (
+    LARGEST,
+    LEAST_EDGE,
+    NUM_LEVELS,
+    SMALLEST,
+    CoarseNoise,
+    half_turned,
+    walked,
+)
 from cryowgen_jax.restoration.geometry import HALF_TURNS, Geometry
 from cryowgen_jax.restoration.known_scenes import coarse_scene_of
-from cryowgen_jax.restoration.learned_model import PriorWeights, model_of, shipped_weights
+from cryowgen_jax.restoration.learned_model import model_of
+from cryowgen_jax.restoration.prior_weights import PriorWeights, shipped_weights
 from cryowgen_jax.restoration.tiles import BlockNoise
+from cryowgen_jax.samplers import white_noise
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import InputError
+from tests.networks import shaken
 
 SIZES = {"channels": 2, "levels": 1, "widths": "[4]", "pairs": "[1]", "third_widths": "[4, 6]", "third_pairs": "[1, 1]"}
 SHAPE, TILTS = (24, 28, 26), (-60.0, 50.0)
 GEOMETRY = Geometry(TILTS)
 MASK = GEOMETRY.mask(SHAPE)
 NOISE = 4.5  # standard errors
-
-
-@functools.cache
-def shaken(make, size):
-    leaves, structure = jax.tree.flatten(make())
-    rng = np.random.default_rng(5)
-    return jax.tree.unflatten(structure, [leaf + np.float32(size * rng.normal(size=leaf.shape)) for leaf in leaves])
 
 
 def third():
@@ -44,7 +48,7 @@ def third():
 def weights(size=0.0):
     """Small networks; the third one is untrained where ``size`` is 0."""
     first, second = (lambda: prior_network(channels=2, levels=1)), (lambda: denoising_network((4,), (1,)))
-    return PriorWeights(shaken(first, 0.1), shaken(second, 0.1), SIZES, shaken(third, size) if size else third())
+    return PriorWeights(shaken(first(), 0.1, 5), shaken(second(), 0.1, 5), SIZES, shaken(third(), size, 5))
 
 
 @functools.cache
@@ -159,7 +163,7 @@ def coarse_noise(shape, origin):
 
 def test_weights_come_back_from_a_file_within_a_step_of_eight_bits(tmp_path):
     """Small arrays in half precision; a large one in steps of 1/127 of the largest weight of its output."""
-    kept = dataclasses.replace(weights(0.3), third=shaken(functools.partial(denoising_network, (24,), (1,)), 0.1))
+    kept = dataclasses.replace(weights(0.3), third=shaken(denoising_network((24,), (1,)), 0.1, 5))
     kept = dataclasses.replace(kept, settings=SIZES | {"third_widths": "[24]", "third_pairs": "[1]"})
     save_witness(tmp_path / "weights.safetensors", kept)
     loaded = load_witness(tmp_path / "weights.safetensors")
@@ -221,11 +225,7 @@ def walks(num_levels, number, seed=0, left_out=0):
     coarse, levels = shipped(), noise_levels(LARGEST, SMALLEST, num_levels)[: num_levels - left_out]
 
     def one(key):
-        start_key, key = jax.random.split(key)
-        start = coarse.sight.mean + fourier.filter_volume(
-            jax.random.normal(start_key, coarse.sight.mean.shape), jnp.sqrt(coarse.sight.power + levels[0] ** 2)
-        )
-        return reverse_diffusion(key, lambda z, s: coarse.network(coarse.sight, z, s).volume, start, levels)
+        return walked(coarse.network, coarse.sight, key, white_noise, levels)
 
     keys = jax.random.split(jax.random.key(seed), number)
     return np.asarray(platform.jit(lambda keys: jax.lax.map(one, keys))(keys)), levels[-1]

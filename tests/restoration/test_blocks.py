@@ -1,6 +1,5 @@
 """Looking in blocks: they cover the volume once, are small enough, and say what a look at the whole would say."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from cryowgen_jax import platform
 from cryowgen_jax.models import denoising_network
 from cryowgen_jax.models.denoiser import Sight
 from cryowgen_jax.restoration import blocks
+from tests.networks import shaken
 
 
 @pytest.mark.parametrize(
@@ -42,18 +42,12 @@ def test_a_volume_that_is_small_enough_is_one_block():
     assert blocks.cuts((128, 256, 256)) == (1, 1, 1)
 
 
-def shaken(network):
-    leaves, structure = jax.tree.flatten(network)
-    rng = np.random.default_rng(0)
-    return jax.tree.unflatten(structure, [leaf + np.float32(0.2 * rng.normal(size=leaf.shape)) for leaf in leaves])
-
-
 @pytest.mark.parametrize("halo", [12, 2])
 def test_blocks_say_what_the_whole_says(monkeypatch, rng, halo):
     """A network that sees 7 voxels far; with a narrower halo (the negative control) the cuts show."""
     monkeypatch.setattr(blocks, "HALO", halo)
     monkeypatch.setattr(blocks, "MOST_VOXELS", 24 * 48 * 48)
-    network = shaken(denoising_network((3,), (1,)))
+    network = shaken(denoising_network((3,), (1,)), 0.2, 0)
     shape = (24, 96, 80)
     channels = jnp.asarray(rng.normal(size=(*shape, 5)), jnp.float32)
     assert blocks.cuts(shape) != (1, 1, 1)

@@ -10,7 +10,8 @@ import pytest
 from cryowgen_jax.models import denoising_network, prior_network
 from cryowgen_jax.restoration import solvent_fit
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import PriorWeights, model_of
+from cryowgen_jax.restoration.learned_model import model_of
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 
 SHAPE, TILTS = (16, 16, 16), (-70.0, 40.0)
 REVERSED = (-40.0, 70.0)

@@ -14,7 +14,8 @@ from cryowgen_jax.operators import wedge_mask
 from cryowgen_jax.potentials import split
 from cryowgen_jax.restoration import learned_model, load_witness, restore, save_witness, solvent_fit
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import PriorWeights, model_of
+from cryowgen_jax.restoration.learned_model import model_of
+from cryowgen_jax.restoration.prior_weights import PriorWeights, shipped_weights
 from cryowgen_jax.simulation import evaluate_family, simulate_tomogram
 from cryowgen_jax.types import InputError
 
@@ -184,4 +185,4 @@ def test_shipped_network_fills_the_wedge_of_phantoms():
     assert score.in_wedge_correlation > 0.4
     assert 0.4 < score.spread_over_error < 2.0
     assert result.report.envelope.max() <= 1
-    assert learned_model.shipped_weights().settings["channels"] == 20
+    assert shipped_weights().settings["channels"] == 20

@@ -11,7 +11,7 @@ import pytest
 
 from cryowgen_jax.restoration import restore, witness_choice
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import shipped_weights
+from cryowgen_jax.restoration.prior_weights import shipped_weights
 from cryowgen_jax.restoration.volume_family import PreparedVolume
 from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.spatial import fourier
@@ -36,7 +36,7 @@ class Model:
     """Stands for a model: all that is asked of it is its mean, and that its family is none of Langevin's."""
 
     mean: np.ndarray
-    coarse: None = None
+    coarse: object = None
 
 
 def answering(monkeypatch, solvent, learned):
@@ -88,6 +88,18 @@ def test_only_what_was_hidden_counts(monkeypatch, rng):
     assert agreement["learned"] == pytest.approx(full, abs=1e-3)
     answering(monkeypatch, np.zeros(SHAPE, np.float32), outside)
     assert witness_choice.choose(prepared(), "weights").agreement["solvent"] == 0
+
+
+def test_no_member_is_drawn_where_nobody_asks_for_the_spread(monkeypatch, rng):
+    """A point estimate takes the same witness as a family, and pays for its mean alone."""
+    truth = tomogram().truth.astype(np.float32)
+    answering(monkeypatch, rng.normal(size=SHAPE).astype(np.float32), truth)
+    drawable = Model(truth, "something that would have to be drawn from")
+    monkeypatch.setattr(witness_choice.learned_model, "model_of", lambda *_: drawable)
+    choice = witness_choice.choose(prepared(), "weights", of_spread=False)
+    assert (choice.name, choice.widening) == ("learned", 1.0)
+    with pytest.raises(AttributeError, match="draw"):
+        witness_choice.choose(prepared(), "weights")
 
 
 class Spectra:

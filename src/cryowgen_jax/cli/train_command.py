@@ -36,8 +36,8 @@ from cryowgen_jax.restoration import adapt_witness, estimate_adaptation, load_wi
 from cryowgen_jax.restoration.adapt import NUM_ITERATIONS, NUM_ROUNDS
 from cryowgen_jax.restoration.checks import checked_volumes
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import shipped_weights
 from cryowgen_jax.restoration.preparation import frame_of
+from cryowgen_jax.restoration.prior_weights import shipped_weights
 from cryowgen_jax.restoration.restore import Contrast
 from cryowgen_jax.types import InputError
 

@@ -41,9 +41,9 @@ def load_weights(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, objec
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise InputError(f"'{path}' holds no weights ({error}): give a file that save_witness wrote") from error
+        raise InputError(f"'{path}' holds no weights ({error}): {_ADVICE}") from error
     if _FORMAT not in metadata:
-        raise InputError(f"'{path}' holds weights of another program: give a file that save_witness wrote")
+        raise InputError(f"'{path}' holds weights of another program: {_ADVICE}")
     try:
         settings = json.loads(metadata[_FORMAT])
     except (ValueError, RecursionError) as error:

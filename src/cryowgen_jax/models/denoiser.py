@@ -234,13 +234,16 @@ def sight_of(
     return Sight(jnp.stack(channels, axis=-1), conditions, scale)
 
 
-def shrunk(sight: Sight) -> Sight:
-    """The same on half the grid (``fourier.shrink``); coefficients that are left out are known there: V is tiny."""
+def reversed_tilts(conditions: Array) -> Array:
+    """The same ``conditions`` of a tomogram whose tilts have the other sign."""
+    return conditions.at[-2:].set(-conditions[:-3:-1])
+
+
+def shrunk(sight: Sight, power: Array) -> Sight:
+    """The same on half the grid (``fourier.shrink``), with this V; coefficients that are left out count as known."""
     shape = sight.mean.shape
     smaller = fourier.halved(shape)
     channels = jax.vmap(lambda volume: fourier.shrink(volume, smaller), in_axes=-1, out_axes=-1)(sight.channels)
-    power = sight.power
-    if power is not None:
-        ratio = np.float32(np.prod(smaller) / np.prod(shape))
-        power = jnp.maximum(ratio * fourier.cropped(power, shape, smaller), LEAST_POWER)
-    return sight._replace(channels=channels, power=power)
+    ratio = np.float32(np.prod(smaller) / np.prod(shape))
+    kept = jnp.maximum(ratio * fourier.cropped(power, shape, smaller), LEAST_POWER)
+    return sight._replace(channels=channels, power=kept)

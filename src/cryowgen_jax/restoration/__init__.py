@@ -2,7 +2,7 @@
 
 from cryowgen_jax.restoration.adapt import Adaptation, AdaptationProgress, adapt_witness, estimate_adaptation
 from cryowgen_jax.restoration.cost import Cost, estimate_cost
-from cryowgen_jax.restoration.learned_model import load_witness, save_witness
+from cryowgen_jax.restoration.prior_weights import load_witness, save_witness
 from cryowgen_jax.restoration.restore import Restoration, RestorationReport, restore
 from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge
 

@@ -38,8 +38,8 @@ from cryowgen_jax.restoration import checks
 from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost, fit_seconds
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.known_scenes import scene_of, together
-from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
 from cryowgen_jax.restoration.preparation import frame_of
+from cryowgen_jax.restoration.prior_weights import PriorWeights, shipped_weights
 from cryowgen_jax.restoration.restore import Contrast, frame_for
 from cryowgen_jax.restoration.volume_family import PreparedVolume, ProgressFn, by_draws, model_of
 from cryowgen_jax.restoration.wedge_inspection import inspect_wedge

@@ -22,7 +22,7 @@ import numpy as np
 from cryowgen_jax import platform
 from cryowgen_jax.methods import noise_levels, reverse_diffusion
 from cryowgen_jax.models import NnxFunction
-from cryowgen_jax.models.denoiser import Sight, shrunk
+from cryowgen_jax.models.denoiser import Sight, reversed_tilts, shrunk
 from cryowgen_jax.pytrees import as_pytree
 from cryowgen_jax.restoration.geometry import HALF_TURNS, reverses_tilts
 from cryowgen_jax.samplers import NoiseFn
@@ -60,7 +60,8 @@ class CoarsePosterior:
     def draw(self, key: PRNGKey, draw_noise: NoiseFn) -> Array:
         """The low-passed part of a member, (Z, Y, X)."""
         noise = CoarseNoise(as_pytree(draw_noise), self.shape, self.order)
-        return self._enlarged(self.level + self.sight.scale * _walked(self.network, self.sight, key, noise))
+        levels = noise_levels(LARGEST, SMALLEST, NUM_LEVELS)
+        return self._enlarged(self.level + self.sight.scale * walked(self.network, self.sight, key, noise, levels))
 
     def correction(self) -> Array:
         """What D at sigma = infinity adds to m, (Z, Y, X), averaged over half turns."""
@@ -97,9 +98,7 @@ class CoarseNoise:
 
 def half_turned(sight: Sight, flips: tuple[int, ...]) -> Sight:
     """What the network is shown of a tomogram that was turned, sigma being infinite."""
-    conditions = sight.conditions
-    if reverses_tilts(flips):
-        conditions = conditions.at[-2:].set(-conditions[:-3:-1])
+    conditions = reversed_tilts(sight.conditions) if reverses_tilts(flips) else sight.conditions
     return sight._replace(channels=jnp.flip(sight.channels, flips), conditions=conditions, power=None)
 
 
@@ -109,16 +108,15 @@ def _corrected(network: NnxFunction, sight: Sight) -> Array:
 
 
 @platform.jit
-def _walked(network: NnxFunction, sight: Sight, key: PRNGKey, draw_noise: CoarseNoise) -> Array:
-    levels = noise_levels(LARGEST, SMALLEST, NUM_LEVELS)
+def walked(network: NnxFunction, sight: Sight, key: PRNGKey, draw_noise: NoiseFn, levels: Array | np.ndarray) -> Array:
+    """A draw on half the grid, in the unit of the sight and without its level; it holds the noise of the last level."""
     start_key, walk_key = jax.random.split(key)
-    power = jnp.zeros(()) if sight.power is None else sight.power
     noise = draw_noise(start_key, sight.mean.shape)
-    start = sight.mean + fourier.filter_volume(noise, jnp.sqrt(power + levels[0] ** 2))
+    start = sight.mean + fourier.filter_volume(noise, jnp.sqrt(jnp.asarray(sight.power) + levels[0] ** 2))
     return reverse_diffusion(walk_key, lambda z, s: network(sight, z, s).volume, start, levels, draw_noise)
 
 
 @platform.jit
 def coarse_sight(sight: Sight, variance: Array) -> Sight:
     """What the network is shown of ``sight`` and of V, in the unit of the tomogram squared, rfftn layout."""
-    return shrunk(sight._replace(power=variance / sight.scale**2))
+    return shrunk(sight, variance / sight.scale**2)

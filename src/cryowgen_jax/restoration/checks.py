@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cryowgen_jax.chains.sampler_table import SAMPLERS
-from cryowgen_jax.restoration.learned_model import PriorWeights
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from cryowgen_jax.types import InputError
 
 METHODS = ("cryowgen_langevin", "cryowgen_mc", "cryogen_ot", "cryogen_map")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -13,7 +12,8 @@ import numpy as np
 from cryowgen_jax.restoration import solvent_fit
 from cryowgen_jax.restoration.annealed_family import LEAST_EDGE
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import PriorWeights, first_look, model_of
+from cryowgen_jax.restoration.learned_model import coarse_sight_of, first_look, gaussian_of
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import CoarseScenes, Scenes
 from cryowgen_jax.types import Array, InputError
@@ -48,18 +48,17 @@ def coarse_scene_of(
     weights: PriorWeights, truth: np.ndarray, halves: tuple[Array, ...], geometry: Geometry
 ) -> CoarseScenes:
     """The same on half the grid, for the third network, after both others have looked."""
-    if weights.third is None:
-        weights = dataclasses.replace(weights, third=weights.second)  # asked for what it is shown, not what it says
-    mask = geometry.mask(truth.shape)
-    solvent = solvent_fit.fit(halves, mask, geometry, of_spread=False)
-    coarse = model_of(weights, solvent, mask, geometry).coarse
-    if coarse is None:
+    if min(truth.shape) < LEAST_EDGE:
         raise InputError(
             f"a scene of shape {truth.shape} is too small: give {LEAST_EDGE} voxels or more along each axis"
         )
-    sight, volume = coarse.sight, fourier.shrink(jnp.asarray(truth, jnp.float32), fourier.halved(truth.shape))
+    mask = geometry.mask(truth.shape)
+    solvent = solvent_fit.fit(halves, mask, geometry, of_spread=False)
+    _, mean, variance = gaussian_of(weights, solvent, mask, geometry)
+    sight = coarse_sight_of(solvent, mean, variance, geometry)
+    volume = fourier.shrink(jnp.asarray(truth, jnp.float32), fourier.halved(truth.shape))
     return CoarseScenes(
-        truth=np.asarray((volume - coarse.level) / sight.scale, np.float16)[None],
+        truth=np.asarray((volume - np.mean(mean)) / sight.scale, np.float16)[None],
         channels=np.asarray(sight.channels, np.float16)[None],
         power=np.asarray(sight.power, np.float32)[None],
         conditions=np.asarray(sight.conditions, np.float32)[None],

@@ -29,53 +29,32 @@ its maximum.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
-import os
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax import io, platform
-from cryowgen_jax.models import NnxFunction, denoising_network, prior_network
+from cryowgen_jax import platform
+from cryowgen_jax.models import NnxFunction
 from cryowgen_jax.models.denoiser import Sight, sight_of
 from cryowgen_jax.models.prior_net import KNOTS, Features, features
 from cryowgen_jax.potentials import QuadraticWitness, SolventWitness, SumWitness
 from cryowgen_jax.restoration.annealed_family import LEAST_EDGE, CoarsePosterior, coarse_sight
 from cryowgen_jax.restoration.blocks import by_blocks
 from cryowgen_jax.restoration.geometry import HALF_TURNS, Geometry, reverses_tilts
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from cryowgen_jax.restoration.solvent_model import SolventModel
 from cryowgen_jax.restoration.spectra import Shells, shells_of
 from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.samplers import NoiseFn, white_noise
 from cryowgen_jax.spatial import fourier
-from cryowgen_jax.types import Array, InputError, PRNGKey
-
-PathLike = str | os.PathLike[str]
+from cryowgen_jax.types import Array, PRNGKey
 
 RELATIVE_TETHER = 0.5  # beta as a share of the smallest precision
 LARGEST_CONTRAST, FIRM = 32.0, 0.995  # of e, whose quantile FIRM counts as its largest: chains step accordingly
-PARTS = ("first", "second", "third")
-LARGEST_SIZE = 4096  # channels or levels of a network that a file may ask for
-LARGE, STEPS, SCALE = 4096, 127, ".scale"  # entries of an array that is stored in 8 bits; its largest; of its scales
 _NUDGE = 1e-3  # of a coefficient's precision, at least, in its quadratic term
-
-
-@dataclasses.dataclass(frozen=True)
-class PriorWeights:
-    """Trained networks that say what is likely, given a tomogram: ``models.PriorNet``, then ``models.Denoiser`` twice.
-
-    ``settings`` say how they were trained and how large they are. Without a ``third`` one the family is Gaussian.
-    """
-
-    first: NnxFunction
-    second: NnxFunction
-    settings: dict[str, object] = dataclasses.field(default_factory=dict)
-    third: NnxFunction | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,14 +164,14 @@ class Answer(NamedTuple):
 
 def model_of(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geometry: Geometry) -> LearnedModel:
     """The model that networks make of a tomogram, and of what the solvent model makes of it."""
-    answer = second_look(learned, solvent, first_look(learned, solvent, mask, geometry), geometry)
-    mean, variance = _within_noise(answer, solvent, mask)
+    answer, mean, variance = gaussian_of(learned, solvent, mask, geometry)
     precision = np.exp(-answer.log_variance)
     precision = np.maximum(precision, np.quantile(precision, FIRM) / LARGEST_CONTRAST)
     precision = np.minimum(precision, precision.min() * LARGEST_CONTRAST)
     coarse = None
     if learned.third is not None and min(solvent.shells.shape) >= LEAST_EDGE:
-        coarse = coarse_posterior(learned.third, solvent, mean, variance, geometry)
+        sight = coarse_sight_of(solvent, mean, variance, geometry)
+        coarse = CoarsePosterior(learned.third, sight, float(np.mean(mean)), geometry.order, solvent.shells.shape)
         corrected = answer._replace(center=mean + np.asarray(coarse.correction()))
         mean, _ = _within_noise(corrected, solvent, mask)
     return LearnedModel(
@@ -210,17 +189,20 @@ def model_of(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geo
     )
 
 
-def coarse_posterior(
-    third: NnxFunction, solvent: SolventModel, mean: np.ndarray, variance: np.ndarray, geometry: Geometry
-) -> CoarsePosterior:
-    """The posterior on half the grid, about the ``mean`` and V that the second network leads to."""
-    shape, order = solvent.shells.shape, geometry.order
-    volumes = (_data(solvent), solvent.mean, solvent.envelope, mean)
-    (data, level, envelope, known), noise, signal = _turned(volumes, solvent, geometry)
-    kernel = fourier.irfftn(jnp.asarray(variance, jnp.complex64), shape).transpose(order)
+def gaussian_of(
+    learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geometry: Geometry
+) -> tuple[Answer, np.ndarray, np.ndarray]:
+    """What the second network says, and the mean (Z, Y, X) and V (rfftn layout) that it leads to."""
+    answer = second_look(learned, solvent, first_look(learned, solvent, mask, geometry), geometry)
+    return answer, *_within_noise(answer, solvent, mask)
+
+
+def coarse_sight_of(solvent: SolventModel, mean: np.ndarray, variance: np.ndarray, geometry: Geometry) -> Sight:
+    """What the third network is shown: half the grid, about the ``mean`` and V that the second one leads to."""
+    volumes, noise, signal = _turned((_data(solvent), solvent.mean, solvent.envelope, mean), solvent, geometry)
+    kernel = fourier.irfftn(jnp.asarray(variance, jnp.complex64), solvent.shells.shape).transpose(geometry.order)
     tilts = jnp.asarray(geometry.tilt_range, jnp.float32)
-    sight = sight_of(fourier.rfftn(data), level, envelope, known, noise, signal, tilts)
-    return CoarsePosterior(third, coarse_sight(sight, fourier.rfftn(kernel).real), float(np.mean(mean)), order, shape)
+    return coarse_sight(_second_sight(volumes, noise, signal, tilts), fourier.rfftn(kernel).real)
 
 
 def first_look(learned: PriorWeights, solvent: SolventModel, mask: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -323,7 +305,7 @@ def _first(network: NnxFunction, seen: Features) -> tuple[Array, Array, Array]:
 
 
 @platform.jit
-def _second_sight(volumes: tuple[Array, Array, Array, Array], noise: Array, signal: Array, tilts: Array) -> Sight:
+def _second_sight(volumes: tuple[Array, ...], noise: Array, signal: Array, tilts: Array) -> Sight:
     data, mean, envelope, first = volumes
     return sight_of(fourier.rfftn(data), mean, envelope, first, noise, signal, tilts)
 
@@ -332,75 +314,3 @@ def _second_sight(volumes: tuple[Array, Array, Array, Array], noise: Array, sign
 def _second(network: NnxFunction, sight: Sight) -> tuple[Array, Array, Array]:
     said = network(sight, sight.mean, jnp.zeros(()))
     return said.volume * sight.scale, said.log_variance, said.log_gain
-
-
-def save_witness(path: PathLike, weights: PriorWeights) -> None:
-    """Write weights and their settings: large arrays in 8 bits with a scale per output, others in half precision."""
-    arrays = {}
-    for part in PARTS:
-        network = getattr(weights, part)
-        for name, leaf in ({} if network is None else _named(network)).items():
-            value = np.asarray(leaf, np.float32)
-            if value.size < LARGE or value.ndim < 2:
-                arrays[f"{part}.{name}"] = value.astype(np.float16)
-                continue
-            scale = np.maximum(np.abs(value).max(tuple(range(value.ndim - 1))), 1e-30) / STEPS
-            arrays[f"{part}.{name}"] = np.rint(value / scale).astype(np.int8)
-            arrays[f"{part}.{name}{SCALE}"] = scale.astype(np.float32)
-    io.save_weights(path, arrays, weights.settings)
-
-
-def load_witness(path: PathLike) -> PriorWeights:
-    """Read weights that :func:`save_witness` wrote.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, holds no weights, or those of other networks.
-    """
-    arrays, settings = io.load_weights(path)
-    try:
-        channels, levels = _sizes([json.loads(str(settings[name])) for name in ("channels", "levels")])
-        _sizes([channels << levels])
-        # shapes alone: drawing weights that are then replaced would take most of a minute to compile
-        shapes = [jax.eval_shape(lambda: prior_network(channels=channels, levels=levels))]
-        for prefix in ("", "third_")[: 2 if "third_widths" in settings else 1]:
-            sizes = [_sizes(json.loads(str(settings[prefix + name]))) for name in ("widths", "pairs")]
-            shapes.append(jax.eval_shape(functools.partial(denoising_network, *sizes)))
-        networks = [_filled(path, like, arrays, part) for like, part in zip(shapes, PARTS, strict=False)]
-        return PriorWeights(networks[0], networks[1], dict(settings), networks[2] if networks[2:] else None)
-    except (KeyError, RecursionError, ValueError) as error:
-        raise InputError(f"'{path}' lacks {error}: give weights that save_witness wrote") from error
-
-
-def _sizes(values: object) -> list[int]:
-    """Numbers that can be sizes of a network."""
-    if not isinstance(values, list) or not all(type(n) is int and 0 <= n <= LARGEST_SIZE for n in values):
-        raise ValueError(f"sizes of a network (it has {values})")
-    return values
-
-
-def _filled(path: PathLike, like: NnxFunction, arrays: Mapping[str, np.ndarray], part: str) -> NnxFunction:
-    """A network of these shapes with the arrays of a file."""
-    leaves = []
-    for name, expected in _named(like).items():
-        leaf = arrays[f"{part}.{name}"]
-        if leaf.shape != expected.shape:
-            raise InputError(
-                f"'{path}' has {name} of shape {leaf.shape}, not {expected.shape}: give weights that save_witness wrote"
-            )
-        scale = arrays.get(f"{part}.{name}{SCALE}", np.float32(1))
-        leaves.append(jnp.asarray(leaf.astype(np.float32) * scale))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-@functools.cache
-def shipped_weights() -> PriorWeights:
-    """The one that the package ships (``experiments/learned_witness``)."""
-    return load_witness(pathlib.Path(__file__).with_name("learned.safetensors"))
-
-
-def _named(network: NnxFunction) -> dict[str, Any]:
-    """The leaves, arrays or their shapes, by name and in order."""
-    leaves = jax.tree_util.tree_leaves_with_path(network.variables)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -15,9 +15,9 @@ import numpy as np
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.restoration import checks, spectra
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import PriorWeights, shipped_weights
 from cryowgen_jax.restoration.missed_density import missed_density
 from cryowgen_jax.restoration.preparation import Frame, frame_of
+from cryowgen_jax.restoration.prior_weights import PriorWeights, shipped_weights
 from cryowgen_jax.restoration.tiles import first_piece, restore_tiles
 from cryowgen_jax.restoration.volume_family import (
     Diagnostics,
@@ -25,6 +25,7 @@ from cryowgen_jax.restoration.volume_family import (
     PreparedVolume,
     WitnessChoice,
     default_chains,
+    draws_members,
     family_of,
 )
 from cryowgen_jax.restoration.wedge_inspection import WedgeReport, inspect_wedge
@@ -246,7 +247,7 @@ def restore(
     taken, agreement = _name_of(witness), dict[str, float]()
     if isinstance(volume.witness, PriorWeights) and taken == "auto":
         judged = volume if tile_shape is None else first_piece(volume, tile_shape)
-        taken, chosen, agreement, widening = choose(judged, volume.witness, told)
+        taken, chosen, agreement, widening = choose(judged, volume.witness, told, of_spread=draws_members(volume, plan))
         volume = dataclasses.replace(volume, witness=chosen, widening=widening)
     if tile_shape is None:
         family = family_of(key, volume, plan, checkpoint=checkpoint, progress=told)

@@ -19,7 +19,8 @@ from cryowgen_jax.potentials import Posterior
 from cryowgen_jax.restoration import learned_model, solvent_fit
 from cryowgen_jax.restoration.checks import METHODS, POINT_METHODS
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.learned_model import LearnedModel, PriorWeights
+from cryowgen_jax.restoration.learned_model import LearnedModel
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from cryowgen_jax.restoration.solvent_model import SolventModel
 from cryowgen_jax.restoration.volume_model import VolumeModel
 from cryowgen_jax.spatial import fourier
@@ -184,6 +185,11 @@ def posterior_of(model: VolumeModel, volume: PreparedVolume) -> Posterior:
     return dataclasses.replace(posterior, center=volume.center, prior_precision=jnp.float32(precision))
 
 
+def draws_members(volume: PreparedVolume, plan: Plan) -> bool:
+    """Whether members are drawn one by one: the posterior is the model's own and no chains were asked for."""
+    return plan.method == METHODS[0] and plan.sampler == "auto" and volume.is_of_the_model
+
+
 def by_sampling(
     key: PRNGKey,
     model: VolumeModel,
@@ -198,7 +204,7 @@ def by_sampling(
 
     ``draw_noise`` lets overlapping volumes share their noise.
     """
-    if plan.sampler == "auto" and volume.is_of_the_model:
+    if draws_members(volume, plan):
         return by_draws(key, model, volume.mask, plan.num_samples, draw_noise=draw_noise, progress=progress)
     return by_chains(key, model, volume, plan, draw_noise=draw_noise, checkpoint=checkpoint, progress=progress)
 

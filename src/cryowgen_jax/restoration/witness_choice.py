@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cryowgen_jax.restoration import learned_model, solvent_fit
-from cryowgen_jax.restoration.learned_model import LearnedModel, PriorWeights
+from cryowgen_jax.restoration.learned_model import LearnedModel
+from cryowgen_jax.restoration.prior_weights import PriorWeights
 from cryowgen_jax.restoration.volume_family import PreparedVolume, ProgressFn
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, InputError
@@ -42,10 +43,13 @@ class Choice(NamedTuple):
     widening: float = 1.0
 
 
-def choose(volume: PreparedVolume, weights: PriorWeights, progress: ProgressFn | None = None) -> Choice:
+def choose(
+    volume: PreparedVolume, weights: PriorWeights, progress: ProgressFn | None = None, *, of_spread: bool = True
+) -> Choice:
     """The solvent model or that of a network's ``weights``: whichever foretells hidden tilts better.
 
-    The solvent model where there are too few tilts to hide some.
+    The solvent model where there are too few tilts to hide some. ``of_spread``: whether the width of the learned
+    model's family is wanted too, for which members are drawn.
     """
     low, high = volume.geometry.tilt_range
     margin = 0.5 * HIDDEN_SHARE * (high - low)
@@ -66,7 +70,7 @@ def choose(volume: PreparedVolume, weights: PriorWeights, progress: ProgressFn |
     }
     if agreement["learned"] <= agreement["solvent"]:
         return Choice("solvent", "solvent", agreement)
-    if learned.coarse is None:
+    if learned.coarse is None or not of_spread:
         return Choice("learned", weights, agreement)
     draws = [learned.draw(jax.random.key(number), fewer.mask) for number in range(DRAWS)]
     return Choice("learned", weights, agreement, widening_of(learned, draws, data, judged))

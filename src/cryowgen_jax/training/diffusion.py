@@ -46,15 +46,15 @@ def diffusion_loss(
         sigma = jnp.where(unknown, 0.0, jnp.exp(jax.random.uniform(level_key, minval=low, maxval=high)))
     noisy = seen.truth + sigma * jax.random.normal(noise_key, seen.truth.shape)
     said = network(seen.sight, noisy, sigma)
-    before = jnp.mean((said.begun - seen.truth) ** 2) + FLOOR * (said.reach / SPREAD) ** 2
-    error = jnp.mean((said.volume - seen.truth) ** 2) / before
+    error = jnp.mean((said.volume - seen.truth) ** 2) / _before(said, seen.truth)
     return error, {"loss": error}
 
 
 def mean_loss(network: Network, seen: Example, key: PRNGKey | None = None) -> tuple[Array, Log]:
     """The relative squared error of D at sigma = infinity; it needs no ``key``."""
-    error = jnp.mean((network(seen.sight, seen.sight.mean, jnp.zeros(())).volume - seen.truth) ** 2)
-    relative = error / _before(seen)
+    said = network(seen.sight, seen.sight.mean, jnp.zeros(()))
+    error = jnp.mean((said.volume - seen.truth) ** 2)
+    relative = error / _before(said, seen.truth)
     return relative, {"loss": relative, "error": error}
 
 
@@ -62,7 +62,7 @@ def correction_loss(network: Network, seen: Example, key: PRNGKey | None = None)
     """The loss of one whole example, and its parts by name as in ``prior_loss``; it needs no ``key``."""
     said = network(seen.sight, seen.sight.mean, jnp.zeros(()))
     _, parts = posterior_loss(seen, said.volume, said.log_variance, said.log_gain, blended=False)
-    total = parts["distance"] / _before(seen) + LIKELIHOOD_SHARE * (parts["likelihood"] + parts["local"])
+    total = parts["distance"] / _before(said, seen.truth) + LIKELIHOOD_SHARE * (parts["likelihood"] + parts["local"])
     return total, parts | {"loss": total}
 
 
@@ -74,6 +74,6 @@ def error_loss(network: NnxFunction, seen: Example, key: PRNGKey | None = None) 
     return total, parts | {"loss": total}
 
 
-def _before(seen: Example) -> Array:
-    """Mean squared error of m, and the floor."""
-    return jnp.mean((seen.sight.mean - seen.truth) ** 2) + FLOOR
+def _before(said: Denoised, truth: Array) -> Array:
+    """Mean squared error of the D that the network begins at, and the floor."""
+    return jnp.mean((said.begun - truth) ** 2) + FLOOR * (said.reach / SPREAD) ** 2

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cryowgen_jax.models.denoiser import Sight, sight_of
+from cryowgen_jax.models.denoiser import Sight, reversed_tilts, sight_of
 from cryowgen_jax.operators import traced_wedge_mask
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array, PRNGKey
@@ -133,8 +133,7 @@ class CoarseScenes:
         # half a spectrum is left as it is by a mirror along all axes
         for axis, reverse in ((0, across != last), (1, along != last)):
             power = jnp.where(reverse, jnp.roll(jnp.flip(power, axis), 1, axis), power)
-        tilts = jnp.where(across != last, -conditions[:-3:-1], conditions[-2:])
-        conditions = conditions.at[-2:].set(tilts)
+        conditions = jnp.where(across != last, reversed_tilts(conditions), conditions)
         sight = Sight(_mirror(channels, mirrored), conditions, jnp.ones(()), power)
         return CoarseExample(_mirror(truth, mirrored), sight)
 
