@@ -63,6 +63,57 @@ def stopping(monkeypatch, at):
     monkeypatch.setattr(restore_command, "restore", interrupted)
 
 
+class TestBesideTheSpecimen:
+    POINT = ("--method", "cryogen_map", "--witness", "solvent")
+
+    @pytest.fixture
+    def bordered(self, files, tmp_path):
+        """A tomogram with a slope and an empty corner, and where that corner is."""
+        half = mrcfile.read(files.half1)
+        inside = np.add.outer(np.zeros(SHAPE[0]), np.add.outer(np.arange(SHAPE[1]), np.arange(SHAPE[2]))) > 16
+        path, mask = tmp_path / "bordered.mrc", tmp_path / "corner.mrc"
+        path.write_bytes(mrc_bytes(np.where(inside, half + 40, 0).astype(np.float32), voxel=VOXEL))
+        mask.write_bytes(mrc_bytes(inside.astype(np.float32), voxel=VOXEL))
+        return path, mask, inside
+
+    def test_what_is_found_is_said_and_drawn(self, bordered, tmp_path):
+        path, _, inside = bordered
+        outcome = cryowgen("restore", path, *RANGE, *self.POINT, "--output", tmp_path / "out")
+        assert outcome.status == 0
+        assert "beside the specimen: empty parts: " in " ".join(outcome.err.split())
+        assert record(tmp_path / "out")["diagnostics"]["found"][0].startswith("empty parts: ")
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert "What is no specimen" in page
+        assert "Beside the specimen" in page
+        assert np.mean((mrcfile.read(tmp_path / "out" / "mask.mrc") > 0) != inside) < 0.02
+        np.testing.assert_array_equal(mrcfile.read(tmp_path / "out" / "mean.mrc")[:, :6, :6], 0)
+
+    def test_as_given(self, bordered, tmp_path):
+        outcome = cryowgen("restore", bordered[0], *RANGE, *self.POINT, "--as-given", "--output", tmp_path / "out")
+        assert outcome.status == 0
+        found = record(tmp_path / "out")
+        assert found["diagnostics"]["found"] == []
+        assert found["settings"]["as_given"] is True
+        assert not (tmp_path / "out" / "mask.mrc").exists()
+        assert "What is no specimen" not in (tmp_path / "out" / "report.html").read_text()
+
+    def test_a_mask(self, bordered, files, tmp_path):
+        _, mask, inside = bordered
+        options = ("--mask", mask, "--as-given")
+        outcome = cryowgen("restore", files.half1, *RANGE, *self.POINT, *options, "--output", tmp_path / "out")
+        assert outcome.status == 0
+        np.testing.assert_array_equal(mrcfile.read(tmp_path / "out" / "mask.mrc") > 0, inside)
+        mean, half = mrcfile.read(tmp_path / "out" / "mean.mrc"), mrcfile.read(files.half1)
+        np.testing.assert_array_equal(mean[~inside], half[~inside])
+        assert record(tmp_path / "out")["settings"]["mask"] == str(mask)
+
+    def test_a_mask_of_another_shape(self, restored, files, tmp_path):
+        small = tmp_path / "small.mrc"
+        small.write_bytes(mrc_bytes(np.arange(4096, dtype=np.float32).reshape(16, 16, 16), voxel=VOXEL))
+        arguments = ("restore", files.half1, *RANGE, "--mask", small, "--output", tmp_path / "out")
+        assert "give volumes of one shape" in refused(*arguments)
+
+
 class TestFiles:
     def test_which(self, restored):
         assert contents(restored.folder) == sorted([*VOLUMES, "report.html", "run.json"])

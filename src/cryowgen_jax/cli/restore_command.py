@@ -120,6 +120,17 @@ SAME_VOXEL_SIZE = 0.01  # relative difference between files of one specimen that
 @TILT_AXIS
 @BEAM_AXIS
 @CONTRAST
+@click.option(
+    "--mask",
+    type=PATH,
+    metavar="MASK.mrc",
+    help="0 where there is no specimen, as around a lamella: counts neither as specimen nor as noise.",
+)
+@click.option(
+    "--as-given",
+    is_flag=True,
+    help="Do not look for empty parts, a background, hot voxels, gold and parts of another texture.",
+)
 @click.option("--voxel-size", type=ANGSTROM, metavar="A", help="Angstrom, instead of what the header says.")
 @PERMISSIVE
 @RESUME
@@ -141,6 +152,8 @@ def command(
     tilt_axis: str,
     beam_axis: str,
     contrast: Contrast,
+    mask: pathlib.Path | None,
+    as_given: bool,
     voxel_size: float | None,
     permissive: bool,
     resume: bool,
@@ -153,7 +166,8 @@ def command(
     Writes into the folder DIR: report.html (look at this first), mean.mrc (the restoration), std.mrc (how far the
     volumes of the family differ: where it is large, the mean is a guess), missed.mrc (how likely there is density that
     the mean does not show), samples/ (the family), wedge.mrc (which Fourier coefficients count as measured, zero
-    frequency in the middle) and run.json (all settings and diagnostics).
+    frequency in the middle) and run.json (all settings and diagnostics). Where a background, empty parts, gold beads,
+    hot voxels or parts of another texture were found, mask.mrc says where.
 
     Example: cryowgen restore tomo.mrc --tilt-range -60 60 --output restored
     """
@@ -161,7 +175,7 @@ def command(
     angles, span = _tilts(tilt_range, tilt_angles)
     Geometry(span, tilt_axis, beam_axis, angles)
     check_options(method, WITNESSES[0], contrast, samples, steps, warmup, tile, sampler=sampler)
-    files = {"tomogram": tomogram, "half2": half2, "center": center}
+    files = {"tomogram": tomogram, "half2": half2, "center": center, "mask": mask}
     weights = None if witness in WITNESSES else pathlib.Path(witness)
     chosen: Any = witness if weights is None else load_witness(weights)
     volumes = _volumes(files, permissive, voxel_size)
@@ -176,6 +190,7 @@ def command(
         "tilt_axis": tilt_axis,
         "beam_axis": beam_axis,
         "contrast": contrast,
+        "as_given": as_given,
         "method": method,
         "sampler": sampler,
         "samples": samples,
@@ -219,6 +234,8 @@ def command(
                 beam_axis=beam_axis,
                 tilt_angles=angles,
                 contrast=contrast,
+                inside=volumes["mask"].data if "mask" in volumes else None,
+                as_given=as_given,
                 num_steps=steps,
                 warmup=warmup,
                 tile_shape=tile,
@@ -304,6 +321,8 @@ def _plan(whole: Tomogram, cost: Cost, samples: int, chains: int, steps: int) ->
 def _ending(restoration: Restoration, output: pathlib.Path) -> str:
     outcome = restoration.report
     said = [f"done in {screen.duration(outcome.seconds)}"]
+    if outcome.found:
+        said.append(f"beside the specimen: {', '.join(outcome.found)}")
     if outcome.hidden_tilt_agreement:
         agreement = ", ".join(f"{name} {value:.3f}" for name, value in outcome.hidden_tilt_agreement.items())
         said.append(f"witness {outcome.witness} (correlation with hidden tilts: {agreement})")

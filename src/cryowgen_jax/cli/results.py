@@ -22,7 +22,7 @@ from cryowgen_jax.spatial import fourier
 PACKAGES = ("cryowgen-jax", "jax", "jaxlib", "flax", "blackjax", "numpy", "scipy", "mrcfile")
 SPREADS = ("std", "missed")  # volumes with a scale of their own, from 0
 SPECTRA = ("tomogram", "mean", "one sample")  # of which the report shows power spectra
-NUM_SUMMARIES = 4  # volumes beside the samples
+NUM_SUMMARIES = 5  # volumes beside the samples
 NUM_CHECKPOINTS, VOLUMES_PER_CHAIN = 3, 5  # two that are kept and the one being written; beside the samples, measured
 
 
@@ -52,6 +52,8 @@ def write_volumes(folder: pathlib.Path, restoration: Restoration, like: Tomogram
     for number, member in enumerate(restoration.samples):
         write_volume(folder / "samples" / f"sample_{number:03d}.mrc", member, like)
     write_volume(folder / "wedge.mrc", fourier.centered_full_spectrum(restoration.wedge, like.data.shape), like)
+    if restoration.report.specimen is not None:
+        write_volume(folder / "mask.mrc", restoration.report.specimen, like)
     write_volume(folder / "missed.mrc", restoration.missed, like)
     write_volume(folder / "std.mrc", restoration.std, like)
     write_volume(folder / "mean.mrc", restoration.mean, like)
@@ -60,7 +62,8 @@ def write_volumes(folder: pathlib.Path, restoration: Restoration, like: Tomogram
 def run_record(restoration: Restoration, settings: Mapping[str, Any], estimated_seconds: float) -> dict[str, Any]:
     """What run.json holds: settings, diagnostics, timings, versions, devices."""
     outcome = restoration.report._asdict()
-    outcome.pop("envelope")
+    for volume in ("envelope", "specimen", "model_input"):
+        outcome.pop(volume)
     outcome["wedge_found"] = restoration.report.wedge_found._asdict()
     outcome["weights"] = restoration.weights.tolist()
     return {
@@ -102,6 +105,18 @@ def write_report(
         "Missed: how likely there is density of half the particles' level, at a resolution of 4 voxels, where the mean "
         "shows less."
     }
+    if outcome.model_input is not None:
+        seen = {"tomogram": tomogram.data, "what the model saw": outcome.model_input}
+        if outcome.contrast == "dark":
+            seen = {name: -volume for name, volume in seen.items()}
+        if outcome.specimen is not None:
+            seen["mask"] = outcome.specimen
+        figures["What is no specimen"] = report.slice_figure(seen, voxel_size_angstrom=size)
+        captions["What is no specimen"] = (
+            f"Found: {'; '.join(outcome.found)}. It was kept away from the model and put back as it was. What is empty "
+            "was filled with noise. The mask (mask.mrc) is dark where voxels counted neither as specimen nor as "
+            "solvent. --as-given turns this off."
+        )
     if (settings["tilt_axis"], settings["beam_axis"]) == ("y", "z"):
         spectra = {name: volume for name, volume in volumes.items() if name in SPECTRA}
         figures["Power spectra"] = report.spectrum_figure(
@@ -117,6 +132,7 @@ def write_report(
         ("Status", outcome.status),
         ("Samples", len(restoration.samples)),
         ("Density in the tomogram", outcome.contrast),
+        *([("Beside the specimen", "; ".join(outcome.found), "kept away from the model")] if outcome.found else []),
         ("Noise", f"{outcome.noise_std:.4g} per voxel ({outcome.noise_rule})"),
         *([_missed(outcome.missed_share)] if np.isfinite(outcome.missed_share) else []),
         ("Sampler", outcome.sampler),

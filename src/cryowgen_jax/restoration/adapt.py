@@ -35,6 +35,7 @@ from cryowgen_jax import io
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.chains.parallel import largest_divisor
 from cryowgen_jax.restoration import checks
+from cryowgen_jax.restoration.artefacts import find_artefacts
 from cryowgen_jax.restoration.cost import Cost, convolution_seconds, estimate_cost, fit_seconds
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.known_scenes import scene_of, together
@@ -224,13 +225,14 @@ def _part(
     middle = tuple(
         slice(start, min(part.stop, start + LARGEST_PART)) for start, part in zip(starts, region, strict=True)
     )
-    volumes = [volume[middle] for volume in volumes]
+    artefacts = find_artefacts([volume[middle] for volume in volumes], geometry)
+    volumes = [artefacts.without(volume[middle], half) for half, volume in enumerate(volumes)]
     average = np.mean(np.stack(volumes), axis=0)
     contradiction = geometry.contradiction(inspect_wedge(average))
     if contradiction:
         warnings.warn(contradiction, UserWarning, stacklevel=4)
     frame = frame_for(average, geometry.mask(average.shape), contrast, in_tiles=False)
-    return PreparedVolume(tuple(frame.prepare(volume) for volume in volumes), geometry)
+    return PreparedVolume(tuple(frame.prepare(volume) for volume in volumes), geometry, lost=artefacts.lost)
 
 
 def _drawn(

@@ -75,3 +75,17 @@ def checked_volumes(tomogram: object, half2: object, center: object) -> list[np.
     if half2 is not None and np.array_equal(volumes[0], volumes[1]):
         raise InputError("the two halves are the same volume: give two reconstructions from different tilts or frames")
     return volumes
+
+
+def checked_outside(inside: object, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Where a mask of the inside is 0, None where there is no mask."""
+    if inside is None:
+        return None
+    given = np.asarray(inside)
+    if given.dtype.kind not in "biuf" or given.shape != shape or not np.isfinite(given).all():
+        raise InputError(
+            f"the mask has shape {given.shape} and entries of type {given.dtype}: give finite numbers of shape {shape}"
+        )
+    if not given.any():
+        raise InputError("the mask is 0 everywhere: it has to be another number where the specimen is")
+    return given == 0

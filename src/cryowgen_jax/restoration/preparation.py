@@ -82,7 +82,7 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True, periodic: bool = Fals
         raise InputError(f"tomogram has shape {volume.shape}: give one 3-D volume (Z, Y, X)")
     if not np.isfinite(volume).all():
         raise InputError(f"tomogram has {np.sum(~np.isfinite(volume))} voxels that are not finite: mend them first")
-    region = _data_region(volume)
+    region = data_region(volume)
     part = volume[region]
     if min(part.shape) < SMALLEST_AXIS:
         what = "tomogram" if part.shape == volume.shape else "tomogram inside its constant border"
@@ -96,7 +96,7 @@ def frame_of(tomogram: np.ndarray, *, bright: bool = True, periodic: bool = Fals
     return Frame(volume.shape, region, scale, level, smooth, periodic)
 
 
-def _data_region(volume: np.ndarray) -> tuple[slice, ...]:
+def data_region(volume: np.ndarray) -> tuple[slice, ...]:
     """Largest box in which no outermost plane is constant; borders of other values along other axes may lie around."""
     if volume.min() == volume.max():
         raise InputError(f"tomogram is constant, every voxel is {volume.flat[0]:g}: give one with something in it")

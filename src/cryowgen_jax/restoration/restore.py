@@ -14,6 +14,7 @@ import numpy as np
 
 from cryowgen_jax.chains import Progress
 from cryowgen_jax.restoration import checks, spectra
+from cryowgen_jax.restoration.artefacts import find_artefacts
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.missed_density import missed_density
 from cryowgen_jax.restoration.preparation import Frame, frame_of
@@ -56,6 +57,9 @@ class RestorationReport(NamedTuple):
         Factor by which those tilts asked for more variance of the learned family in the wedge, which it got; else 1.
     contrast
         "bright" or "dark": how density looks in the tomogram, given or found.
+    found
+        A line on each kind of thing in the tomogram that is no specimen and was kept away from the model: empty parts,
+        background, hot voxels, beads, another texture.
     noise_rule, noise_std, data_weight, prior_precision
         Where the noise spectrum comes from; its root mean square per voxel in the tomogram's units; lambda and beta for
         the standardised volume.
@@ -66,7 +70,12 @@ class RestorationReport(NamedTuple):
     missed_share
         How much of the density the mean is expected not to show (``Restoration.missed``); nan for point estimates.
     region
-        Part of the tomogram that was restored: constant borders are left alone.
+        Box around what was restored: constant borders are left alone.
+    specimen
+        1 where the tomogram was taken for specimen and solvent, 0 where it is empty, has a spot or another texture,
+        (Z, Y, X); None where all of it was.
+    model_input
+        The tomogram without what was found, (Z, Y, X); None where nothing was.
     envelope
         Where the model sees particles (1) and solvent (0), (Z, Y, X), 0 outside of ``region``; None for a witness that
         the caller gave.
@@ -82,6 +91,7 @@ class RestorationReport(NamedTuple):
     hidden_tilt_agreement: dict[str, float]
     widening: float
     contrast: str
+    found: tuple[str, ...]
     noise_rule: str
     noise_std: float
     data_weight: float
@@ -94,6 +104,8 @@ class RestorationReport(NamedTuple):
     wedge_found: WedgeReport
     missed_share: float
     region: tuple[tuple[int, int], ...]
+    specimen: np.ndarray | None
+    model_input: np.ndarray | None
     envelope: np.ndarray | None
     seconds: float
 
@@ -130,6 +142,8 @@ def restore(
     beam_axis: str = "z",
     tilt_angles: Sequence[float] | np.ndarray | None = None,
     contrast: Contrast = "auto",
+    inside: np.ndarray | Array | None = None,
+    as_given: bool = False,
     num_steps: int = NUM_STEPS,
     warmup: int = WARMUP,
     num_chains: int | None = None,
@@ -185,6 +199,13 @@ def restore(
         Every tilt in degrees: the mask then knows the gaps between them. Must span ``tilt_range``.
     contrast
         Whether density is "bright" or "dark"; "auto" asks the skewness of the low-passed tomogram.
+    inside
+        (Z, Y, X), 0 where there is no specimen, such as around a lamella. What lies there stays as it is and counts
+        neither as specimen nor as noise.
+    as_given
+        Take all of the tomogram for specimen and noise. Otherwise empty parts, a background, hot voxels, gold beads and
+        parts of another texture are looked for, kept away from the model, and put back as they were
+        (``restoration.artefacts``).
     num_steps, warmup
         Steps of each chain that count, and before, where there are chains.
     num_chains
@@ -226,20 +247,25 @@ def restore(
     checks.check_options(method, witness, contrast, num_samples, num_steps, warmup, tile_shape, num_chains, sampler)
     geometry = Geometry(tilt_range, tilt_axis, beam_axis, tilt_angles)
     volumes = checks.checked_volumes(tomogram, half2, center)
-    data = volumes[: 1 if half2 is None else 2]
-    average = np.mean(np.stack(data), axis=0)
-    whole_mask = geometry.mask(average.shape)
-    frame = frame_for(average, whole_mask, contrast, in_tiles=tile_shape is not None)
-    found = inspect_wedge(average[frame.region])
+    number, outside = 1 if half2 is None else 2, checks.checked_outside(inside, volumes[0].shape)
+    artefacts = find_artefacts(volumes[:number], geometry, outside, as_given=as_given)
+    parts = [artefacts.without(volume, half if half < number else None) for half, volume in enumerate(volumes)]
+    average = np.mean(np.stack(parts[:number]), axis=0)
+    frame = frame_for(average, artefacts.mask, contrast, in_tiles=tile_shape is not None)
+    inner = tuple(
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(artefacts.inner, frame.region, strict=True)
+    )
+    found = inspect_wedge(average[inner])
     contradiction = geometry.contradiction(found)
     if contradiction:
         warnings.warn(contradiction, UserWarning, stacklevel=2)
-    prepared = [frame.prepare(volume) for volume in volumes]
+    prepared = [frame.prepare(part) for part in parts]
     volume = PreparedVolume(
-        halves=tuple(prepared[: len(data)]),
+        halves=tuple(prepared[:number]),
         geometry=geometry,
         witness=witness if not isinstance(witness, str) else "solvent" if witness == "solvent" else shipped_weights(),
         center=None if center is None else prepared[-1],
+        lost=artefacts.lost if tile_shape is None else None,
     )
     plan = Plan(num_samples, num_chains, num_steps, warmup, method, sampler, num_candidates, devices, batch_size)
     key = jax.random.key(0) if key is None else key
@@ -258,13 +284,15 @@ def restore(
     if len(family.weights) > 1:
         given = (np.asarray(values) for values in (family.mean, family.samples, family.weights, family.firmness))
         missed, share = missed_density(*given)
+    mean, whole_mask = frame.restore(family.mean, average), geometry.mask(volumes[0].shape)
+    members = (mean + artefacts.strength * (frame.restore(member, average) - mean) for member in family.samples)
     return Restoration(
-        mean=frame.restore(family.mean, average),
-        std=frame.restore_spread(family.std),
-        samples=np.stack([frame.restore(member, average) for member in family.samples]),
+        mean=artefacts.put_back(mean),
+        std=artefacts.put_back_spread(frame.restore_spread(family.std)),
+        samples=np.stack([artefacts.put_back(member) for member in members]),
         weights=np.asarray(family.weights),
-        wedge=np.asarray(whole_mask),
-        missed=frame.fill(missed),
+        wedge=np.asarray(volume.mask if volume.mask.shape == whole_mask.shape else whole_mask),
+        missed=artefacts.fill(frame.fill(missed)),
         report=RestorationReport(
             method=method,
             witness=taken,
@@ -272,13 +300,18 @@ def restore(
             widening=volume.widening,
             warnings=_doubts(diagnostics, len(family.weights), contradiction, method),
             contrast="bright" if frame.scale > 0 else "dark",
+            found=artefacts.found,
             noise_rule=model.noise_rule.value,
             noise_std=float(np.sqrt(1 / model.data_weight) * abs(frame.scale)),
             data_weight=float(model.data_weight),
             wedge_found=found,
             missed_share=share,
-            region=tuple((part.start, part.stop) for part in frame.region),
-            envelope=None if callable(witness) else frame.fill(1 - family.firmness),
+            region=tuple(
+                (box.start + part.start, box.start + part.stop) for box, part in zip(artefacts.box, inner, strict=True)
+            ),
+            specimen=artefacts.fill(~artefacts.apart) if artefacts.apart.any() else None,
+            model_input=artefacts.fill(average) if artefacts.found else None,
+            envelope=None if callable(witness) else artefacts.fill(frame.fill(1 - family.firmness)),
             seconds=time.monotonic() - started,
             **diagnostics._asdict(),
         ),

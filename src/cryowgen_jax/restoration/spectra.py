@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import Array
 
 LARGEST_SOLVENT_FREQUENCY = 0.06  # cycles per voxel: solvent has no structure larger than the inverse of it
+FINE = 0.4  # cycles per voxel: beyond it one tomogram is taken to be noise
+LEAST_NOISE = 0.02  # of the variance, which that noise has to have
 MANY = 50  # coefficients that make a shell's mean worth something
 
 
@@ -102,3 +105,21 @@ def wedge_leak(volume: Array, mask: np.ndarray) -> float:
         return 0.0
     inside = float(np.sum(energy * measured) / np.sum(measured))
     return float(np.sum(energy * missing) / np.sum(missing)) / inside if inside > 0 else 0.0
+
+
+def through(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """T_M of a volume."""
+    return np.fft.irfftn(mask * np.fft.rfftn(volume), s=volume.shape, axes=range(3)).astype(np.float32)
+
+
+def noise_of(halves: Sequence[np.ndarray]) -> np.ndarray:
+    """Noise of the mean of two halves: half their difference. Of one tomogram: what is finest in it."""
+    if len(halves) == 2:
+        return (halves[0] - halves[1]) / 2
+    fine = fourier.radial_frequency(halves[0].shape) > FINE
+    return through(halves[0], fine)
+
+
+def robust_spread(values: np.ndarray) -> float:
+    """Standard deviation of the middle of a distribution."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))

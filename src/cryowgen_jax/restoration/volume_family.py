@@ -74,6 +74,8 @@ class PreparedVolume:
         A standardised volume to tether to, or None.
     widening
         Factor of the variance in the wedge of the learned model's family.
+    lost
+        Coefficients that count as missing though they lie in the measured region, rfftn layout, or None.
     """
 
     halves: tuple[Array, ...]
@@ -81,11 +83,13 @@ class PreparedVolume:
     witness: Callable[[Array], Array] | PriorWeights | Literal["solvent"] = "solvent"
     center: Array | None = None
     widening: float = 1.0
+    lost: np.ndarray | None = None
 
     @property
     def mask(self) -> np.ndarray:
-        """The wedge of its box, in [0, 1], rfftn layout."""
-        return self.geometry.mask(self.halves[0].shape)
+        """Which coefficients of its box count as measured, in [0, 1], rfftn layout."""
+        mask = self.geometry.mask(self.halves[0].shape)
+        return mask if self.lost is None else mask * ~self.lost
 
     @property
     def own_witness(self) -> Callable[[Array], Array] | None:
