@@ -73,14 +73,16 @@ def agreement(spoiled: Spoiled, volume: np.ndarray) -> float:
     return float(np.corrcoef(*parts)[0, 1])
 
 
-def row(spoiled: Spoiled, witness: str, method: str) -> list[str]:
+def row(spoiled: Spoiled, witness: str, method: str, *, compared: bool) -> list[str]:
     first, second = spoiled.halves
-    given = cg.restore(first, TILTS, half2=second, witness=witness, method=method, as_given=True)
+    others = [None, None]
+    if compared:
+        given = cg.restore(first, TILTS, half2=second, witness=witness, method=method, as_given=True)
+        others = [pocs(first, second, TILTS), given.mean]
     started = time.monotonic()
     restored = cg.restore(first, TILTS, half2=second, witness=witness, method=method)
     seconds = time.monotonic() - started
-    volumes = (pocs(first, second, TILTS), given.mean, restored.mean)
-    scores = [f"{agreement(spoiled, volume):.3f}" for volume in volumes]
+    scores = ["-" if volume is None else f"{agreement(spoiled, volume):.3f}" for volume in (*others, restored.mean)]
     found = "; ".join(restored.report.found) or "-"
     return [spoiled.name, spoiled.seed, *scores, restored.report.witness, f"{seconds:.0f}", found]
 
@@ -92,6 +94,9 @@ def main() -> None:
     parser.add_argument("--made", type=pathlib.Path, nargs=2, action="append", metavar=("TRUTH", "FOLDER"), default=[])
     parser.add_argument("--witness", default="auto")
     parser.add_argument("--method", default="cryogen_map")
+    parser.add_argument(
+        "--alone", action="store_true", help="without POCS and the tomogram as given, which take longer"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="also write the table here, Markdown")
     arguments = parser.parse_args()
     sources = [made(truth, folder) for truth, folder in arguments.made]
@@ -100,7 +105,7 @@ def main() -> None:
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS), flush=True)
     for source in sources:
         for spoiled in source:
-            rows.append(row(spoiled, arguments.witness, arguments.method))
+            rows.append(row(spoiled, arguments.witness, arguments.method, compared=not arguments.alone))
             print("| " + " | ".join(rows[-1]) + " |", flush=True)
     if arguments.output:
         arguments.output.write_text(markdown_table(COLUMNS, rows))

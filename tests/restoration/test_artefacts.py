@@ -216,6 +216,37 @@ def test_where_gold_was_erased():
     assert not empty_of(smooth).any()
 
 
+def odd_volumes(shape):
+    noise = np.random.default_rng(7).normal(size=shape)
+    return {
+        "tiny": 1e-30 * noise,
+        "huge": 1e30 * noise,
+        "offset": noise + 1e6,
+        "integers": np.round(2 * noise),
+        "binary": noise > 0,
+        "a hot plane": np.where(np.indices(shape)[0] == 3, 1e8, noise),
+        "a hot voxel": noise + 1e20 * (np.arange(noise.size) == 99).reshape(shape),
+        "a ramp": np.indices(shape)[2],
+        "blank but for a corner": np.where(np.indices(shape).max(0) < 4, noise, 0),
+        "blank but for a voxel": 1.0 * (np.arange(noise.size) == 99).reshape(shape),
+    }
+
+
+@pytest.mark.parametrize("name", odd_volumes((2, 2, 2)))
+@pytest.mark.parametrize("tilts", [(-60.0, 60.0), (-8.0, 10.0), (20.0, 70.0), (-90.0, 90.0)])
+@pytest.mark.filterwarnings("error")
+def test_no_volume_is_too_odd(name, tilts):
+    volume = odd_volumes((17, 30, 23))[name].astype(np.float32)
+    noise = np.random.default_rng(8).normal(size=volume.shape) * volume.std(dtype=np.float64)
+    for parts in ([volume], [volume, (volume + noise).astype(np.float32)]):
+        artefacts = find_artefacts(parts, Geometry(tilts, "x", "y"))
+        left = [artefacts.without(part, half) for half, part in enumerate(parts)]
+        assert np.isfinite(left).all()
+        back = artefacts.put_back(np.mean(left, axis=0))
+        assert back.shape == volume.shape
+        assert np.isfinite(back).all()
+
+
 def restored(parts, **options):
     return restore(parts[0], TILTS, half2=parts[1], witness="solvent", method="cryogen_map", **options)
 

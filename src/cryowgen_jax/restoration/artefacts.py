@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from cryowgen_jax.restoration.background import background_of
 from cryowgen_jax.restoration.geometry import Geometry
-from cryowgen_jax.restoration.preparation import data_region
+from cryowgen_jax.restoration.preparation import SMALLEST_AXIS, data_region
 from cryowgen_jax.restoration.spectra import FINE, LEAST_NOISE, noise_of, through
 from cryowgen_jax.restoration.spots import spots_of
 from cryowgen_jax.spatial import fourier
@@ -120,21 +120,26 @@ def find_artefacts(
         bordered = np.ones(tomogram.shape, bool)
         bordered[data_region(tomogram)] = False
         empty = empty | bordered | empty_of(tomogram)
-    if empty.all():
-        empty = np.zeros(tomogram.shape, bool)
+    filled = _around(~empty) if not empty.all() else (slice(0, 0),)
+    as_given = as_given or min(part.stop - part.start for part in filled) < SMALLEST_AXIS
+    if as_given and outside is None:
+        empty = np.zeros(tomogram.shape, bool)  # what is too small to be restored is refused where it is prepared
     box = _around(~empty, MARGIN) if empty.any() else tuple(slice(0, n) for n in tomogram.shape)
     order, back = geometry.order, np.argsort(geometry.order)
-    turned = [half[box].transpose(order) for half in halves]
+    scale = np.float32(tomogram[~empty].std(dtype=np.float64)) or np.float32(
+        1
+    )  # squares of what is left do not overflow
+    turned = [half[box].transpose(order) / scale for half in halves]
     beam_first = Geometry(geometry.tilt_range, "y", "z", geometry.tilt_angles)
     parts = _divided(turned, empty[box].transpose(order), beam_first.mask(turned[0].shape), as_given=as_given)
     return Artefacts(
         tomogram=tomogram,
         box=box,
         mask=geometry.mask(tomogram[box].shape),
-        taken=parts.taken.transpose(back),
+        taken=scale * parts.taken.transpose(back),
         strength=parts.strength.transpose(back),
         empty=empty[box],
-        noise=[noise.transpose(back) for noise in parts.noise],
+        noise=[scale * noise.transpose(back) for noise in parts.noise],
         apart=(parts.empty | (parts.spots != 0) | (parts.strength != 1)).transpose(back),
         lost=None if parts.lost is None else _transposed(parts.lost, turned[0].shape, back),
         found=parts.lines(),
@@ -217,7 +222,7 @@ def empty_of(tomogram: np.ndarray) -> np.ndarray:
     """
     reach = ndimage.maximum_filter(tomogram, 3) - ndimage.minimum_filter(tomogram, 3)
     common = float(np.median(reach[reach > 0])) if reach.any() else 0.0
-    still = reach <= (EMPTY * common if common > NOISY * tomogram.std() else 0.0)
+    still = reach <= (EMPTY * common if common > NOISY * tomogram.std(dtype=np.float64) else 0.0)
     empty = ndimage.binary_dilation(still, np.ones((3, 3, 3)))
     if empty.any():  # corners of a blank part are too small for this, and hold its value
         values, counts = np.unique(tomogram[empty], return_counts=True)

@@ -64,8 +64,8 @@ def _fitted(volume: np.ndarray, support: np.ndarray, mask: np.ndarray) -> np.nda
         return spots
 
     size = int(support.sum())
-    operator = LinearOperator((size, size), lambda values: through(spread(values), mask)[support], dtype=np.float32)
-    values, _ = cg(operator, volume[support], rtol=RESIDUAL, maxiter=MOST_ITERATIONS)
+    operator = LinearOperator((size, size), lambda values: through(spread(values), mask)[support], dtype=np.float64)
+    values, _ = cg(operator, volume[support].astype(np.float64), rtol=RESIDUAL, maxiter=MOST_ITERATIONS)
     return spread(values)
 
 
