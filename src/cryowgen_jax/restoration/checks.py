@@ -6,6 +6,8 @@ import numpy as np
 
 from cryowgen_jax.chains.sampler_table import SAMPLERS
 from cryowgen_jax.restoration.prior_weights import PriorWeights
+from cryowgen_jax.restoration.spectra import shells_of
+from cryowgen_jax.spatial import fourier
 from cryowgen_jax.types import InputError
 
 METHODS = ("cryowgen_langevin", "cryowgen_mc", "cryogen_ot", "cryogen_map")
@@ -13,6 +15,9 @@ POINT_METHODS = ("cryogen_ot", "cryogen_map")  # one answer, no family
 WITNESSES = ("auto", "solvent", "learned")
 SAMPLER_NAMES = ("auto", *SAMPLERS)
 CONTRASTS = ("auto", "bright", "dark")
+SAME_SCALE = 3.0  # between the standard deviations of two halves
+LOW = 0.15  # cycles per voxel, where halves of one specimen agree if they do anywhere
+SIGNIFICANT = 5.0  # standard errors of the correlation of a shell
 
 
 def check_options(
@@ -89,3 +94,45 @@ def checked_outside(inside: object, shape: tuple[int, ...]) -> np.ndarray | None
     if not given.any():
         raise InputError("the mask is 0 everywhere: it has to be another number where the specimen is")
     return given == 0
+
+
+def check_halves(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> str | None:
+    """Whether two halves belong together: a sentence of doubt, or None.
+
+    They are compared by the mean cosine between the phases of their measured coefficients, shell by shell. Unlike the
+    FSC it does not heed single strong coefficients, such as those of a slope.
+
+    Raises
+    ------
+    InputError
+        Where one is constant, has another scale, or is the negative of the other.
+    """
+    spreads = [float(half.std(dtype=np.float64)) for half in (first, second)]
+    for name, half, spread in zip(("first", "second"), (first, second), spreads, strict=True):
+        if spread == 0:
+            raise InputError(f"the {name} half is constant, every voxel is {half.flat[0]:g}: give two reconstructions")
+    ratio = max(spreads) / min(spreads)
+    if ratio > SAME_SCALE:
+        raise InputError(
+            f"the standard deviations of the halves are {spreads[0]:.4g} and {spreads[1]:.4g}, a factor of {ratio:.3g} "
+            "apart: give two halves of one tomogram on the same scale"
+        )
+    shells = shells_of(first.shape, mask)
+    spectra = [np.fft.rfftn(half / spread) for half, spread in zip((first, second), spreads, strict=True)]
+    lengths = np.maximum(np.abs(spectra[0]) * np.abs(spectra[1]), 1e-30)
+    correlation = shells.mean(fourier.real_product(*spectra) / lengths)
+    low = (shells.frequency < LOW) & (shells.count > 1)
+    excess = correlation[low] * np.sqrt(shells.count[low])
+    pooled = np.sum(correlation[low] * shells.count[low]) / np.sqrt(max(np.sum(shells.count[low]), 1))
+    excess = np.append(excess, pooled)
+    if not low.any() or excess.max() > SIGNIFICANT:
+        return None
+    if excess.min() < -SIGNIFICANT:
+        raise InputError(
+            "the halves contradict each other, with a mean cosine between phases of "
+            f"{correlation[low].min():.2f}: one has its contrast turned, or they are of different specimens"
+        )
+    return (
+        "The halves have nothing in common at any frequency: they are of different specimens or shifted against each "
+        "other, or there is no signal."
+    )

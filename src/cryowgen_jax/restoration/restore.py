@@ -231,7 +231,8 @@ def restore(
     Warns
     -----
     UserWarning
-        Before it starts, where the tomogram's own spectrum contradicts the stated geometry.
+        Before it starts, where the tomogram's own spectrum contradicts the stated geometry, or the halves have nothing
+        in common.
 
     Examples
     --------
@@ -248,6 +249,8 @@ def restore(
     geometry = Geometry(tilt_range, tilt_axis, beam_axis, tilt_angles)
     volumes = checks.checked_volumes(tomogram, half2, center)
     number, outside = 1 if half2 is None else 2, checks.checked_outside(inside, volumes[0].shape)
+    whole_mask = geometry.mask(volumes[0].shape)
+    strangers = checks.check_halves(volumes[0], volumes[1], whole_mask) if number == 2 else None
     artefacts = find_artefacts(volumes[:number], geometry, outside, as_given=as_given)
     parts = [artefacts.without(volume, half if half < number else None) for half, volume in enumerate(volumes)]
     average = np.mean(np.stack(parts[:number]), axis=0)
@@ -256,9 +259,9 @@ def restore(
         slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(artefacts.inner, frame.region, strict=True)
     )
     found = inspect_wedge(average[inner])
-    contradiction = geometry.contradiction(found)
-    if contradiction:
-        warnings.warn(contradiction, UserWarning, stacklevel=2)
+    doubts = tuple(doubt for doubt in (geometry.contradiction(found), strangers) if doubt)
+    for doubt in doubts:
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     prepared = [frame.prepare(part) for part in parts]
     volume = PreparedVolume(
         halves=tuple(prepared[:number]),
@@ -284,7 +287,7 @@ def restore(
     if len(family.weights) > 1:
         given = (np.asarray(values) for values in (family.mean, family.samples, family.weights, family.firmness))
         missed, share = missed_density(*given)
-    mean, whole_mask = frame.restore(family.mean, average), geometry.mask(volumes[0].shape)
+    mean = frame.restore(family.mean, average)
     members = (mean + artefacts.strength * (frame.restore(member, average) - mean) for member in family.samples)
     return Restoration(
         mean=artefacts.put_back(mean),
@@ -298,7 +301,7 @@ def restore(
             witness=taken,
             hidden_tilt_agreement=agreement,
             widening=volume.widening,
-            warnings=_doubts(diagnostics, len(family.weights), contradiction, method),
+            warnings=doubts + _doubts(diagnostics, len(family.weights), method),
             contrast="bright" if frame.scale > 0 else "dark",
             found=artefacts.found,
             noise_rule=model.noise_rule.value,
@@ -339,8 +342,8 @@ def frame_for(average: np.ndarray, mask: np.ndarray, contrast: Contrast, *, in_t
     return frame_of(average, bright=bright, periodic=periodic)
 
 
-def _doubts(diagnostics: Diagnostics, num_members: int, contradiction: str | None, method: str) -> tuple[str, ...]:
-    doubts = [contradiction] if contradiction else []
+def _doubts(diagnostics: Diagnostics, num_members: int, method: str) -> tuple[str, ...]:
+    doubts = []
     if diagnostics.status != "ok":
         doubts.append(f"The run did not finish ({diagnostics.status}).")
     if method == "cryowgen_mc" and diagnostics.ess < TRUSTED_WEIGHTS * num_members:
