@@ -1,4 +1,5 @@
 import errno
+import gc
 import logging
 import os
 import shutil
@@ -166,17 +167,63 @@ def test_half_a_save_is_ignored_and_cleared(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["1", "3"]
 
 
+def stored(folder):
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size)
+
+
 def test_damaged_checkpoint(tmp_path):
+    """The one before it is as good; without one there is a line."""
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"a": jnp.full(3, float(step))})
-    for file in (tmp_path / "2" / "arrays").rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(InputError, match=r"2' is damaged .*delete it") as caught:
+    for file in stored(tmp_path / "2" / "arrays"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=r"2' is damaged and was removed: going on from step 1"):
+        step, found = load_checkpoint(tmp_path, {"a": jnp.zeros(3)})
+    assert step == 1
+    np.testing.assert_array_equal(found["a"], 1)
+    save_checkpoint(tmp_path, 2, {"a": jnp.full(3, 2.0)})
+    assert load_checkpoint(tmp_path, {"a": jnp.zeros(3)})[0] == 2
+    for file in [*stored(tmp_path / "1" / "arrays"), *stored(tmp_path / "2" / "arrays")]:
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"2' is damaged .*start again") as caught:
         load_checkpoint(tmp_path, {"a": jnp.zeros(3)})
     assert "\n" not in str(caught.value)
-    shutil.rmtree(tmp_path / "2")
-    assert load_checkpoint(tmp_path, {"a": jnp.zeros(3)})[0] == 1
+
+
+@pytest.mark.parametrize("place", [0.03, 0.2, 0.5, 0.8, 0.97])
+@pytest.mark.filterwarnings("ignore:checkpoint .* is damaged", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_flipped_bit_is_never_taken_for_the_state(tmp_path, place):
+    """In any file: what is loaded is the checkpoint before, or the same state if the bit meant nothing."""
+    states = {step: {"a": jax.random.normal(jax.random.key(step), (64, 32)), "n": step} for step in (1, 2)}
+    noticed = 0
+    for number, name in enumerate(["arrays", "description"]):
+        folder = tmp_path / str(number)
+        for step, tree in states.items():
+            save_checkpoint(folder, step, tree)
+        for which in range(len(stored(folder / "2" / name))):
+            copy = tmp_path / f"{number}_{which}"
+            shutil.copytree(folder, copy)
+            file = stored(copy / "2" / name)[which]
+            content = bytearray(file.read_bytes())
+            content[int(place * len(content))] ^= 4
+            file.write_bytes(content)
+            try:
+                step, found = load_checkpoint(copy, states[1])
+            except InputError:
+                noticed += 1
+                continue
+            noticed += step == 1
+            assert as_bytes(found) == as_bytes(states[step])
+    gc.collect()  # what orbax leaves behind, before the next test
+    assert noticed > 0
+
+
+def test_another_version_of_jax_is_said(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "__version__", "0.0.1")
+        save_checkpoint(tmp_path, 1, {"a": jnp.zeros(3)})
+    with pytest.warns(UserWarning, match=r"written with JAX 0\.0\.1"):
+        assert load_checkpoint(tmp_path, {"a": jnp.zeros(3)})[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ orbax takes most of a second to import, so it is imported where it is used.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import pathlib
@@ -13,6 +15,7 @@ import re
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,7 +64,9 @@ def save_checkpoint(folder: PathLike, step: int, tree: PyTree) -> None:
                     f"'{folder}' already holds a checkpoint of step {newest}, this one is of step {step}: "
                     "pass --resume to go on from it, or name another folder"
                 )
-            items = {"description": args.JsonSave({"leaves": description})}
+            content: dict[str, Any] = {"leaves": description, "jax": jax.__version__}
+            content["digest"] = _digest(content, arrays)
+            items = {"description": args.JsonSave(content)}
             if arrays:
                 items["arrays"] = args.StandardSave(arrays)
             manager.save(step, args=args.Composite(**items), force=True)
@@ -75,7 +80,7 @@ def save_checkpoint(folder: PathLike, step: int, tree: PyTree) -> None:
 
 
 def load_checkpoint(folder: PathLike, like: PyTree) -> tuple[int, PyTree] | None:
-    """Read the newest checkpoint.
+    """Read the newest checkpoint that is sound; those that are damaged are said and removed.
 
     Parameters
     ----------
@@ -94,33 +99,77 @@ def load_checkpoint(folder: PathLike, like: PyTree) -> tuple[int, PyTree] | None
     ------
     InputError
         The checkpoint does not have the structure, shapes or types of ``like`` (the first difference is named), or
-        is damaged.
+        all are damaged.
+
+    Warns
+    -----
+    UserWarning
+        Where one was damaged, or was written by another version of JAX.
     """
     folder = pathlib.Path(folder).absolute()
     if not folder.is_dir():
         return None
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = [_describe(path, leaf, with_value=False) for path, leaf in leaves]
+    damaged, reason = list[int](), ""
     with _manager(folder, create=False) as (manager, args):
-        step = manager.latest_step()
-        if step is None:
-            return None
-        try:
-            found = manager.restore(step, args=args.Composite(description=args.JsonRestore())).description["leaves"]
-            _require_match(found, wanted, f"'{folder}' step {step}")
-            targets = {_name(i): _target(leaf) for i, (_, leaf) in enumerate(leaves) if _is_stored(wanted[i])}
-            arrays = {}
-            if targets:
-                arrays = manager.restore(step, args=args.Composite(arrays=args.StandardRestore(targets))).arrays
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"checkpoint '{folder / str(step)}' is damaged ({type(error).__name__}): delete it to go on from the "
-                "one before, or start again"
-            ) from error
-    restored = [_restored(i, leaf, found[i], arrays) for i, (_, leaf) in enumerate(leaves)]
-    return step, jax.tree_util.tree_unflatten(structure, restored)
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                content = manager.restore(step, args=args.Composite(description=args.JsonRestore())).description
+                found = content["leaves"]
+                _require_match(found, wanted, f"'{folder}' step {step}")
+                targets = {_name(i): _target(leaf) for i, (_, leaf) in enumerate(leaves) if _is_stored(wanted[i])}
+                arrays = {}
+                if targets:
+                    arrays = manager.restore(step, args=args.Composite(arrays=args.StandardRestore(targets))).arrays
+                if content.pop("digest", None) not in (None, _digest(content, arrays)):
+                    raise ValueError("checksum")
+            except InputError:
+                raise
+            except Exception as error:
+                damaged.append(step)
+                reason = str(error) if isinstance(error, ValueError) else type(error).__name__
+                continue
+            _say_damaged(folder, damaged, step)
+            _say_version(folder / str(step), content.get("jax"))
+            restored = [_restored(i, leaf, found[i], arrays) for i, (_, leaf) in enumerate(leaves)]
+            return step, jax.tree_util.tree_unflatten(structure, restored)
+    if not damaged:
+        return None
+    raise InputError(
+        f"checkpoint '{folder / str(damaged[0])}' is damaged ({reason}) and no sound one is there: start again"
+    )
+
+
+def _say_damaged(folder: pathlib.Path, damaged: list[int], sound: int) -> None:
+    """Remove what cannot be gone on from, so that its steps can be saved again."""
+    for step in damaged:
+        warnings.warn(
+            f"checkpoint '{folder / str(step)}' is damaged and was removed: going on from step {sound}", stacklevel=3
+        )
+        shutil.rmtree(folder / str(step), ignore_errors=True)
+
+
+def _say_version(path: pathlib.Path, version: str | None) -> None:
+    if version not in (None, jax.__version__):
+        warnings.warn(
+            f"checkpoint '{path}' was written with JAX {version} and this is {jax.__version__}: the result will not be "
+            "the same to the last bit",
+            stacklevel=3,
+        )
+
+
+def _digest(content: dict[str, Any], arrays: dict[str, Any]) -> str | None:
+    """SHA-256 of what is kept as JSON and of arrays by name; None where another process holds a part of them."""
+    found = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        if isinstance(array, jax.Array):
+            if not array.is_fully_addressable:
+                return None
+            array = jax.random.key_data(array) if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else array
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from cryowgen_jax.types import InputError
 CHECKPOINT = "checkpoint"
 SETTINGS = "settings.json"  # of a run under way; run.json takes its place when the run is complete
 RECORD = "run.json"
-FILES = ("tomogram", "half2", "center", "witness", "start")  # may have moved: their content is compared instead
+FILES = ("tomogram", "half2", "center", "mask", "witness", "start")  # may have moved: their content is compared instead
 _DIGEST = "_sha256"
 _OPTIONS = {"voxel_size_angstrom": "--voxel-size", "model": "--witness"}
 
