@@ -17,6 +17,7 @@ import pytest
 
 import cryowgen_jax as cg
 from cryowgen_jax.io import load_weights
+from cryowgen_jax.simulation import simulate_tomogram
 from cryowgen_jax.spatial import fourier
 from cryowgen_jax.training import Scenes
 from tests import QUICK_TO_COMPILE, oracles
@@ -568,3 +569,30 @@ def test_a_denoiser_is_trained_in_two_stages(tmp_path):
     assert all(name.startswith("second") for name in moved)
     assert any("gain" in name for name in moved), "what the network says of its errors is learned in the second stage"
     assert (tmp_path / "second.csv").read_text().startswith("iteration,")
+
+
+class TestAsTheyCome:
+    def test_cases_are_judged_where_nothing_was_spoiled(self):
+        run, spoiled = load("as_they_come", "run"), load("as_they_come", "spoiled")
+        shape = (32, 64, 64)
+        seen = simulate_tomogram(shape, run.TILTS, snr=0.1, seed=4)
+        mask = np.asarray(cg.wedge_mask(shape, run.TILTS))
+        found = spoiled.cases(seen, mask)
+        assert len(found) == 20
+        sd = seen.half1.std()
+        for name, (change, judged) in found.items():
+            difference = change(seen.half1) - seen.half1
+            assert (name == "clean") == (not difference.any())
+            assert 0.3 < judged.mean() <= 1
+            if "bead" in name or "hot" in name:
+                assert np.abs(difference[judged]).max() < 0.6 * np.abs(difference).max()
+                assert np.abs(difference).max() > sd
+
+    def test_agreement(self):
+        run = load("as_they_come", "run")
+        seen = simulate_tomogram((32, 48, 48), run.TILTS, snr=0.1, seed=4)
+        case = run.Spoiled("", "", seen.truth, (seen.half1, seen.half2), np.ones(seen.truth.shape, bool))
+        slope = 100 * np.linspace(-1, 1, 48, dtype=np.float32)[:, None]  # on the lines that are left out
+        assert run.agreement(case, seen.truth + slope) == pytest.approx(1, abs=1e-3)
+        assert run.agreement(case, -seen.truth) == pytest.approx(-1)
+        assert abs(run.agreement(case, seen.half1)) < 0.2, "nothing was measured there"
