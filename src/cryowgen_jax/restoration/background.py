@@ -8,6 +8,8 @@ without a membrane or a filament.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
@@ -77,10 +79,9 @@ def polynomial(volume: np.ndarray, empty: np.ndarray, degree: int) -> np.ndarray
     powers = [p for p in np.ndindex((degree + 1,) * 3) if sum(p) <= degree]
     tables = [np.stack([np.polynomial.legendre.Legendre.basis(d)(c) for d in range(degree + 1)]) for c in coordinates]
 
-    def sampled(step: int) -> list[np.ndarray]:
-        return [
-            np.einsum("z,y,x->zyx", *(table[d, ::step] for table, d in zip(tables, p, strict=True))) for p in powers
-        ]
+    def sampled(step: int) -> Iterator[np.ndarray]:
+        for p in powers:
+            yield np.einsum("z,y,x->zyx", *(table[d, ::step] for table, d in zip(tables, p, strict=True)))
 
     weight = ndimage.gaussian_filter((~empty).astype(np.float32), FIELD_WIDTH)[::COARSE, ::COARSE, ::COARSE]
     blurred = ndimage.gaussian_filter(np.where(empty, 0, volume), FIELD_WIDTH)[::COARSE, ::COARSE, ::COARSE]
@@ -93,7 +94,10 @@ def polynomial(volume: np.ndarray, empty: np.ndarray, degree: int) -> np.ndarray
         fitted, *_ = np.linalg.lstsq(basis * root[:, None], values * root, rcond=None)
         off = values - basis @ fitted
         weights = np.clip(1 - (off / (TUKEY * max(robust_spread(off), 1e-30))) ** 2, 0, None) ** 2
-    return np.sum([c * column for c, column in zip(fitted, sampled(1), strict=True)], axis=0, dtype=np.float32)
+    smooth = np.zeros(volume.shape, np.float32)
+    for coefficient, column in zip(fitted, sampled(1), strict=True):
+        smooth += coefficient * column
+    return smooth
 
 
 def outliers(power: np.ndarray, measured: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, float]:
