@@ -29,7 +29,9 @@ from .potentials import surrogate as surrogate
 from .potentials import temper as temper
 from .restoration import Restoration as Restoration
 from .restoration import WedgeReport as WedgeReport
+from .restoration import adapt_witness as adapt_witness
 from .restoration import inspect_wedge as inspect_wedge
+from .restoration import load_witness as load_witness
 from .restoration import restore as restore
 from .samplers import WeightedFamily as WeightedFamily
 from .samplers import kinetic as kinetic
@@ -41,5 +43,6 @@ from .samplers import tempered as tempered
 from .spatial.rotation import cube_rotations as cube_rotations
 from .spatial.rotation import random_rotations as random_rotations
 from .spatial.rotation import rotate as rotate
+from .types import InputError as InputError
 
 __version__: str

@@ -14,7 +14,16 @@ LogDensityFn = Callable[[Array], Array]
 
 
 class InputError(ValueError):
-    """Input that cannot be used. The message is one line: what is wrong, the value received, what to do."""
+    """Input that cannot be used. The message is one line: what is wrong, the value received, what to do.
+
+    Examples
+    --------
+    >>> try:
+    ...     cg.wedge_mask((16, 16, 16), (60, -60))
+    ... except cg.InputError as error:
+    ...     print(len(str(error).splitlines()), "line")
+    1 line
+    """
 
 
 @runtime_checkable

@@ -84,7 +84,7 @@ def processor_seconds():
 def test_in_earnest(tmp_path):
     """Of fewer voxels, and all else as by default."""
     started = processor_seconds()
-    command = [sys.executable, "-m", "cryowgen_jax.cli", "demo", "--shape", "48", "64", "64"]
+    command = [sys.executable, "-m", "cryowgen_jax", "demo", "--shape", "48", "64", "64"]
     as_users_have_it = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=as_users_have_it)
     assert processor_seconds() - started < 160  # of three minutes on two cores for twice as many voxels
@@ -95,6 +95,6 @@ def test_in_earnest(tmp_path):
     assert measured > 0.85
     assert 0.85 < coverage < 0.97
     assert 0.6 < spread_over_error < 1.4
-    inspected = [sys.executable, "-m", "cryowgen_jax.cli", "inspect", "--json", "cryowgen-demo/tomogram.mrc"]
+    inspected = [sys.executable, "-m", "cryowgen_jax", "inspect", "--json", "cryowgen-demo/tomogram.mrc"]
     found = json.loads(subprocess.run(inspected, capture_output=True, text=True, check=True, cwd=tmp_path).stdout)
     assert found["tilt_range"] == pytest.approx([-60, 60], abs=3)

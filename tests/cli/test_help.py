@@ -73,7 +73,7 @@ def test_version():
 @pytest.mark.slow
 def test_as_a_program(tmp_path):
     started = time.monotonic()
-    command = [sys.executable, "-m", "cryowgen_jax.cli"]
+    command = [sys.executable, "-m", "cryowgen_jax"]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith("Usage: cryowgen")

@@ -63,6 +63,37 @@ def stopping(monkeypatch, at):
     monkeypatch.setattr(restore_command, "restore", interrupted)
 
 
+class TestSignals:
+    def test_sigterm_is_an_interruption(self, files, tmp_path, monkeypatch):
+        """As a batch system sends it when time is up; the handler that was there before comes back."""
+        before = signal.getsignal(signal.SIGTERM)
+        genuine = restore_command.restore
+
+        def killed(*arguments, progress, **options):
+            def report(now):
+                progress(now)
+                if now.phase == "sampling":
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            return genuine(*arguments, progress=report, **options)
+
+        monkeypatch.setattr(restore_command, "restore", killed)
+        outcome = cryowgen("restore", files.tomogram, *RANGE, *CHAINS, "--output", tmp_path / "out")
+        assert outcome.status == 143
+        assert "terminated: repeat the command with --resume" in outcome.err
+        assert signal.getsignal(signal.SIGTERM) is before
+        monkeypatch.setattr(restore_command, "restore", genuine)
+        again = cryowgen("restore", files.tomogram, *RANGE, *CHAINS, "--output", tmp_path / "out", "--resume")
+        assert again.status == 0
+
+    def test_a_name_that_is_not_utf_8(self, files, tmp_path):
+        strange = os.fsencode(tmp_path) + b"/t\xe9.mrc"
+        pathlib.Path(os.fsdecode(strange)).write_bytes(files.half1.read_bytes())
+        line = refused("restore", os.fsdecode(strange), *RANGE, "--output", tmp_path / "out")
+        assert "is not UTF-8: rename the file" in line
+        assert not (tmp_path / "out").exists()
+
+
 class TestBesideTheSpecimen:
     POINT = ("--method", "cryogen_map", "--witness", "solvent")
 
@@ -540,8 +571,9 @@ class TestResuming:
             assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
     @pytest.mark.slow
-    def test_a_real_signal(self, files, tmp_path):
-        command = [sys.executable, "-m", "cryowgen_jax.cli", "restore", str(files.tomogram), *RANGE]
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_real_signal(self, files, tmp_path, number, status):
+        command = [sys.executable, "-m", "cryowgen_jax", "restore", str(files.tomogram), *RANGE]
         command += ["--samples", "2", "--steps", "5000", "--sampler", "preconditioned"]
         command += ["--witness", "solvent", "--output", str(tmp_path / "out")]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -549,9 +581,9 @@ class TestResuming:
                 if "warm-up" in line:
                     break
             time.sleep(1)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             rest = process.stderr.read()
-        assert process.returncode == 130, rest
+        assert process.returncode == status, rest
         assert rest.splitlines()[-1].endswith("repeat the command with --resume to go on from here")
         assert "Traceback" not in rest
         assert "settings.json" in contents(tmp_path / "out")

@@ -1,5 +1,4 @@
 import errno
-import gc
 import logging
 import os
 import shutil
@@ -191,7 +190,7 @@ def test_damaged_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0.03, 0.2, 0.5, 0.8, 0.97])
-@pytest.mark.filterwarnings("ignore:checkpoint .* is damaged", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:checkpoint .* is damaged")
 def test_a_flipped_bit_is_never_taken_for_the_state(tmp_path, place):
     """In any file: what is loaded is the checkpoint before, or the same state if the bit meant nothing."""
     states = {step: {"a": jax.random.normal(jax.random.key(step), (64, 32)), "n": step} for step in (1, 2)}
@@ -214,7 +213,6 @@ def test_a_flipped_bit_is_never_taken_for_the_state(tmp_path, place):
                 continue
             noticed += step == 1
             assert as_bytes(found) == as_bytes(states[step])
-    gc.collect()  # what orbax leaves behind, before the next test
     assert noticed > 0
 
 

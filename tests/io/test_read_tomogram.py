@@ -5,7 +5,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cryowgen_jax.io.mrc import read_tomogram
+from cryowgen_jax.io.mrc import read_tomogram, write_volume
 from cryowgen_jax.types import InputError
 from tests.io.raw import mrc_bytes, ramp
 
@@ -155,3 +155,24 @@ def test_real_bytes_as_mrcfile_reads_them(shared_data):
 def test_real_tilt_series_is_refused(shared_data):
     with pytest.raises(InputError, match=r"stack of 77 images.*reconstructed tomogram"):
         read_tomogram(shared_data / "tilts_haadf_needle_pm76.mrc")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_extended_header_that_is_not_there(tmp_path, order):
+    """Old files announce one and begin with the voxels all the same."""
+    volume = np.arange(24 * 20 * 18, dtype=np.float32).reshape(24, 20, 18)
+    path = tmp_path / "old.mrc"
+    path.write_bytes(mrc_bytes(volume, order=order, nsymbt=40_000))
+    read = read_tomogram(path)
+    np.testing.assert_array_equal(read.data, volume)
+    assert read.notes == ("announces an extended header of 40000 bytes that is not there",)
+    write_volume(tmp_path / "new.mrc", volume, read)
+    assert read_tomogram(tmp_path / "new.mrc").notes == ()
+
+
+@pytest.mark.parametrize("announced", [2**31 - 1, 100_000])
+def test_an_extended_header_longer_than_the_file_takes_no_memory(tmp_path, announced):
+    path = tmp_path / "short.mrc"
+    path.write_bytes(mrc_bytes(np.arange(4096, dtype=np.float32).reshape(16, 16, 16), nsymbt=announced)[:-4])
+    with pytest.raises(InputError, match=f"announces an extended header of {announced} bytes"):
+        read_tomogram(path)

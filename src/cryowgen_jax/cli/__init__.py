@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 import click
 import jax
@@ -17,7 +21,7 @@ COMMANDS = {
     "train": "Adapt the learned model to tomograms of your own, without clean volumes.",
     "restore": "Restore a tomogram as a family of volumes with an uncertainty map.",
 }
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 class _Commands(click.Group):
@@ -57,7 +61,12 @@ def cryowgen(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on stderr and exit status 2, an interruption 130."""
+    """Run the command line; bad input is one line on stderr and exit status 2, an interruption 130, SIGTERM 143."""
+    with _stopping_on_sigterm() as terminated:
+        _run(terminated)
+
+
+def _run(terminated: list[int]) -> None:
     try:
         status = cryowgen.main(prog_name="cryowgen", standalone_mode=False)
     except InputError as error:
@@ -67,7 +76,8 @@ def main() -> None:
         _stop(BAD_INPUT, f"error: {error.format_message().rstrip('.')}{usage}")
     except (KeyboardInterrupt, click.Abort) as stop:
         advice = str(stop.__cause__ or stop)  # click makes an Abort of every KeyboardInterrupt
-        _stop(INTERRUPTED, f"interrupted{': ' if advice else ''}{advice}")
+        status, what = (TERMINATED, "terminated") if terminated else (INTERRUPTED, "interrupted")
+        _stop(status, f"{what}{': ' if advice else ''}{advice}")
     except OSError as error:
         _stop(BAD_INPUT, f"error: '{error.filename}': {error.strerror}: check the path, its permissions and the disk")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -76,6 +86,25 @@ def main() -> None:
         _stop(BAD_INPUT, "error: out of memory: bin the tomogram, crop it, or ask for fewer --samples")
     else:
         sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextlib.contextmanager
+def _stopping_on_sigterm() -> Iterator[list[int]]:
+    """Take SIGTERM, as a batch system sends it, like Ctrl-C; the list tells whether it came."""
+    came: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # where no signal comes
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _stop(status: int, message: str) -> None:

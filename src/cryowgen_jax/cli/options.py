@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,7 +12,20 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=pathlib.Path)
+
+class _Path(click.Path):
+    """A path whose name can be written into a page."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            self.fail(f"the name {os.fsencode(path)!r} is not UTF-8: rename the file or make a link to it", param, ctx)
+        return path
+
+
+PATH = _Path(path_type=pathlib.Path)
 AXIS = click.Choice(["x", "y", "z"])
 MOST_STEPS = 2**31 - 1  # a chain counts its steps in 32 bits
 LARGEST_SEED = 2**63 - 1  # of a JAX key

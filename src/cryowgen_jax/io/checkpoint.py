@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -22,12 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from cryowgen_jax.io.output import disk_error
+from cryowgen_jax.io.output import disk_error, write_text_atomic
 from cryowgen_jax.types import InputError, PyTree
 
 PathLike = str | os.PathLike[str]
 
 _NUM_KEPT = 2
+_SEAL = "sha256"  # file in a checkpoint: of all others
 _Leaf = dict[str, Any]
 
 
@@ -64,12 +64,12 @@ def save_checkpoint(folder: PathLike, step: int, tree: PyTree) -> None:
                     f"'{folder}' already holds a checkpoint of step {newest}, this one is of step {step}: "
                     "pass --resume to go on from it, or name another folder"
                 )
-            content: dict[str, Any] = {"leaves": description, "jax": jax.__version__}
-            content["digest"] = _digest(content, arrays)
-            items = {"description": args.JsonSave(content)}
+            items = {"description": args.JsonSave({"leaves": description, "jax": jax.__version__})}
             if arrays:
                 items["arrays"] = args.StandardSave(arrays)
             manager.save(step, args=args.Composite(**items), force=True)
+            if jax.process_index() == 0:
+                write_text_atomic(folder / str(step) / _SEAL, _digest(folder / str(step)))
     except (OSError, ValueError) as error:
         failure = _system_failure(error)
         if failure is None:
@@ -115,6 +115,9 @@ def load_checkpoint(folder: PathLike, like: PyTree) -> tuple[int, PyTree] | None
     with _manager(folder, create=False) as (manager, args):
         for step in sorted(manager.all_steps(), reverse=True):
             try:
+                seal = folder / str(step) / _SEAL
+                if seal.is_file() and seal.read_text(errors="replace") != _digest(seal.parent):
+                    raise ValueError("checksum")
                 content = manager.restore(step, args=args.Composite(description=args.JsonRestore())).description
                 found = content["leaves"]
                 _require_match(found, wanted, f"'{folder}' step {step}")
@@ -122,8 +125,6 @@ def load_checkpoint(folder: PathLike, like: PyTree) -> tuple[int, PyTree] | None
                 arrays = {}
                 if targets:
                     arrays = manager.restore(step, args=args.Composite(arrays=args.StandardRestore(targets))).arrays
-                if content.pop("digest", None) not in (None, _digest(content, arrays)):
-                    raise ValueError("checksum")
             except InputError:
                 raise
             except Exception as error:
@@ -159,16 +160,13 @@ def _say_version(path: pathlib.Path, version: str | None) -> None:
         )
 
 
-def _digest(content: dict[str, Any], arrays: dict[str, Any]) -> str | None:
-    """SHA-256 of what is kept as JSON and of arrays by name; None where another process holds a part of them."""
-    found = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        if isinstance(array, jax.Array):
-            if not array.is_fully_addressable:
-                return None
-            array = jax.random.key_data(array) if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else array
-        found.update(np.ascontiguousarray(array).tobytes())
+def _digest(folder: pathlib.Path) -> str:
+    """SHA-256 of the files of a checkpoint, names and content."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL):
+        found.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
 
 
@@ -195,18 +193,21 @@ def _manager(folder: pathlib.Path, *, create: bool) -> Iterator[tuple[Any, Any]]
 
 @contextlib.contextmanager
 def _interruption_kept() -> Iterator[None]:
-    """Raise an interruption (SIGINT) when the block is done: the event loop that orbax runs in can lose it."""
+    """Raise an interruption (SIGINT, SIGTERM) when the block is done: the event loop that orbax runs in can lose it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    kept = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in kept}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
-    if came:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual if handler is None else handler)
+    for late in came:
+        signal.raise_signal(late)
 
 
 def _system_failure(error: Exception) -> OSError | None:

@@ -25,6 +25,7 @@ _IMAGE_METADATA = (b"SERI", b"AGAR", b"FEI1", b"FEI2")
 _FORMAT_VERSION = 20141
 _NUM_LABELS = 10
 _LARGEST_AXIS = 1 << 20
+_BIG_ENDIAN = 17  # first byte of the machine stamp
 
 Triple = tuple[float, float, float]
 PathLike = str | os.PathLike[str]
@@ -45,6 +46,16 @@ def looks_like_mrc(start: bytes) -> bool:
         and all(0 < int(header[axis]) < _LARGEST_AXIS for axis in ("nx", "ny", "nz"))
         for header in headers
     )
+
+
+def plain_header(start: bytes) -> np.ndarray:
+    """The first 1024 bytes as a header, in the byte order in which they make more sense."""
+    little, big = (np.frombuffer(start[:HEADER_BYTES], HEADER_DTYPE.newbyteorder(order))[0].copy() for order in "<>")
+    return np.array(big if start[212] == _BIG_ENDIAN or _oddness(big) < _oddness(little) else little)
+
+
+def _oddness(header: np.ndarray) -> int:
+    return max(abs(int(header[word])) for word in ("nx", "ny", "nz", "mode"))
 
 
 def require_volume(header: np.ndarray, path: PathLike, *, permissive: bool) -> None:

@@ -26,6 +26,7 @@ from cryowgen_jax.io.header import (
     looks_like_mrc,
     new_header,
     output_header,
+    plain_header,
     require_volume,
     stored_axes,
     voxel_size,
@@ -83,10 +84,10 @@ def read_tomogram(path: PathLike, *, permissive: bool = False, voxel_size_overri
         voxels equal; or breaks the standard in a way that ``permissive`` would let pass, which the message says.
     """
     path = pathlib.Path(path)
-    header, notes = _read_header(path)
+    header, notes, remarks = _read_header(path)
     require_volume(header, path, permissive=permissive)
     size = _chosen_voxel_size(header, path, voxel_size_override)
-    stored, more_notes = _read_stored(path, header)
+    stored, more_notes = _read_stored(path, header, directly=bool(remarks))
     notes = tuple(dict.fromkeys((*notes, *more_notes)))
     try:
         axes = stored_axes(header)
@@ -100,7 +101,7 @@ def read_tomogram(path: PathLike, *, permissive: bool = False, voxel_size_overri
     check_volume(stored, path)
     data = np.ascontiguousarray(stored.transpose(axes), dtype=np.float32)
     data.flags.writeable = False
-    return Tomogram(data, size, header, path, notes)
+    return Tomogram(data, size, header, path, (*notes, *remarks))
 
 
 def check_volume(data: np.ndarray, path: PathLike) -> None:
@@ -158,8 +159,8 @@ def _write(path: PathLike, volume: np.ndarray, frame: np.ndarray, size: Triple) 
     write_bytes_atomic(target, output_header(frame, stored, size).tobytes(), stored)
 
 
-def _read_header(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Header and complaints; ``InputError`` where there is no file that can be MRC."""
+def _read_header(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """Header, complaints, and remarks on what is odd and does no harm; ``InputError`` where the file cannot be MRC."""
     if path.is_dir():
         raise InputError(f"'{path}' is a folder: give an MRC file")
     with _explained(path):
@@ -168,17 +169,56 @@ def _read_header(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
             raise InputError(f"'{path}' is empty: copy or write it again")
         if not looks_like_mrc(start):
             raise InputError(f"'{path}' is not an MRC file: give a tomogram in MRC format (.mrc, .map, .rec, .mrc.gz)")
+        if _has_no_extended_header(path, start):
+            header = plain_header(start)
+            remark = f"announces an extended header of {int(header['nsymbt'])} bytes that is not there"
+            header["nsymbt"] = 0
+            return header, (), (remark,)
         with _complaints() as notes, mrcfile.open(path, permissive=True, header_only=True) as mrc:
             header = np.array(mrc.header)
-    return header, tuple(notes)
+    return header, tuple(notes), ()
 
 
-def _read_stored(path: pathlib.Path, header: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Data as (sections, rows, columns) in the file's type, and complaints; ``InputError`` where some is missing."""
+def _has_no_extended_header(path: pathlib.Path, start: bytes) -> bool:
+    """Whether a file announces an extended header that is not there: all its voxels follow the first 1024 bytes.
+
+    Raises
+    ------
+    InputError
+        The file is too short for the extended header, and is not of this kind.
+    """
+    if _opener(path) is not open:
+        return False
+    header, present = plain_header(start), path.stat().st_size - HEADER_BYTES
+    announced = int(header["nsymbt"])
+    if announced <= present:
+        return False
+    if int(header["mode"]) in REAL_MODES and present == _num_bytes(header):
+        return True
+    raise InputError(
+        f"'{path}' is truncated: it announces an extended header of {announced} bytes and {present} follow its first "
+        f"{HEADER_BYTES}: copy or write it again"
+    )
+
+
+def _num_bytes(header: np.ndarray) -> int:
+    """Bytes of voxels."""
+    return (
+        math.prod(int(header[axis]) for axis in ("nz", "ny", "nx")) * np.dtype(REAL_MODES[int(header["mode"])]).itemsize
+    )
+
+
+def _read_stored(path: pathlib.Path, header: np.ndarray, *, directly: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Data as (sections, rows, columns) in the file's type, and complaints; ``InputError`` where some is missing.
+
+    ``directly``: they follow the first 1024 bytes, whatever the file itself says.
+    """
     shape = tuple(int(header[axis]) for axis in ("nz", "ny", "nx"))
-    num_bytes = math.prod(shape) * np.dtype(REAL_MODES[int(header["mode"])]).itemsize
-    data = None
+    num_bytes, data = _num_bytes(header), None
     with _explained(path), _complaints() as notes:
+        if directly:
+            kind = np.dtype(f"{byte_order(header)}{REAL_MODES[int(header['mode'])]}")
+            return np.fromfile(path, kind, offset=HEADER_BYTES).reshape(shape), ()
         # mrcfile reserves memory for all that a header claims where nothing at all follows it.
         if _opener(path) is not open or path.stat().st_size > HEADER_BYTES + int(header["nsymbt"]):
             with mrcfile.open(path, permissive=True) as mrc:

@@ -129,6 +129,14 @@ def adapt_witness(
     -----
     UserWarning
         Where a tomogram's own spectrum contradicts the stated geometry.
+
+    Examples
+    --------
+    >>> from cryowgen_jax.simulation import simulate_tomogram
+    >>> seen = simulate_tomogram((32, 48, 48), snr=0.5)
+    >>> adapted = cg.adapt_witness([seen.half1], (-60, 60), halves2=[seen.half2], num_rounds=0)  # one takes minutes
+    >>> adapted.log
+    {}
     """
     if num_rounds < 0 or num_iterations < 0:
         raise InputError(f"num_rounds={num_rounds}, num_iterations={num_iterations}: give 0 or more")

@@ -60,6 +60,16 @@ def load_witness(path: PathLike) -> PriorWeights:
     ------
     InputError
         Where the file is missing, holds no weights, or those of other networks.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from cryowgen_jax.restoration import save_witness
+    >>> from cryowgen_jax.restoration.prior_weights import shipped_weights
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "mine.safetensors"
+    >>> save_witness(path, shipped_weights())
+    >>> cg.load_witness(path).settings == shipped_weights().settings
+    True
     """
     arrays, settings = io.load_weights(path)
     try:
