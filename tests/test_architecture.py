@@ -172,7 +172,8 @@ def test_the_table_is_read_whole():
     assert ROOMS["spatial"].packages == {FFT: "fourier.py"}
     assert {name for name, room in ROOMS.items() if "blackjax" in room.packages} == {"samplers", "chains"}
     assert {"mrcfile", "orbax"} <= set(ROOMS["io"].packages)
-    assert ROOMS["cli"].level == max(room.level for room in ROOMS.values())
+    highest = sorted(ROOMS, key=lambda name: ROOMS[name].level)
+    assert highest[-2:] == ["cli", "__main__"]
 
 
 def test_every_room_exists():
