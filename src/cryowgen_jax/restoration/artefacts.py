@@ -32,6 +32,8 @@ CORNER = 3  # voxels
 MARGIN = 12  # voxels of noise around what is not empty
 STRENGTH_WIDTH, STRENGTH_MEDIAN = 2.0, 7  # voxels: of a blur; every second voxel: of a median, which keeps edges sharp
 OTHER_STRENGTH = {1: 2.0, 2: 1.35}  # from which on noise is another one, by the number of halves
+LOCAL_WIDTH = 4.0  # voxels
+LEAST_LOCAL_NOISE = {1: 0.02, 2: 0.001}  # of the variance within that width, by the number of halves
 LEAST_FILLED = 0.02  # of the blur's kernel
 LEAST_REGION = 0.01  # of the field, that has such noise
 SPECK = 64  # voxels: what a single one becomes with its rim
@@ -126,9 +128,8 @@ def find_artefacts(
         empty = np.zeros(tomogram.shape, bool)  # what is too small to be restored is refused where it is prepared
     box = _around(~empty, MARGIN) if empty.any() else tuple(slice(0, n) for n in tomogram.shape)
     order, back = geometry.order, np.argsort(geometry.order)
-    scale = np.float32(tomogram[~empty].std(dtype=np.float64)) or np.float32(
-        1
-    )  # squares of what is left do not overflow
+    spread = tomogram[~empty].std(dtype=np.float64)
+    scale = np.float32(spread) or np.float32(1)  # so that squares of what is left do not overflow
     turned = [half[box].transpose(order) / scale for half in halves]
     beam_first = Geometry(geometry.tilt_range, "y", "z", geometry.tilt_angles)
     parts = _divided(turned, empty[box].transpose(order), beam_first.mask(turned[0].shape), as_given=as_given)
@@ -189,11 +190,12 @@ def _divided(halves: Sequence[np.ndarray], empty: np.ndarray, mask: np.ndarray, 
     average = np.mean(halves, axis=0)
     nothing = np.zeros_like(average)
     background, spots, seen, lost, strength = nothing, nothing, nothing, None, np.ones_like(average)
-    if not as_given:
+    noisy = not as_given and _is_noisy(halves, average)
+    if noisy:
         strength = strength_of(noise_of(halves), empty, len(halves), float(average[~empty].var()))
     standard = [(half - level) / strength for half in halves]
     mean = np.mean(standard, axis=0)
-    if not as_given:
+    if noisy:
         background, lost = background_of(mean, empty, mask)
         spots = spots_of([np.where(empty, 0, half - background) for half in standard], mask)
         if spots.any():
@@ -204,6 +206,12 @@ def _divided(halves: Sequence[np.ndarray], empty: np.ndarray, mask: np.ndarray, 
         noise = noise_like([half - background - seen for half in standard], empty, mask)
     share = min(1.0, float(background[~empty].var() / max(mean[~empty].var(), 1e-30)))
     return _Parts(level, background, spots, seen, strength, empty, noise, lost, share)
+
+
+def _is_noisy(halves: Sequence[np.ndarray], average: np.ndarray) -> bool:
+    """Whether there is noise to tell things from; in a map without any, what stands out is the specimen."""
+    local = average - ndimage.gaussian_filter(average, LOCAL_WIDTH)
+    return bool(noise_of(halves).var() > LEAST_LOCAL_NOISE[len(halves)] * local.var())
 
 
 def _around(inside: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
