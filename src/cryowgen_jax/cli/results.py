@@ -21,6 +21,7 @@ from cryowgen_jax.spatial import fourier
 
 PACKAGES = ("cryowgen-jax", "jax", "jaxlib", "flax", "blackjax", "numpy", "scipy", "mrcfile")
 SPREADS = ("std", "missed")  # volumes with a scale of their own, from 0
+MASK = "mask"
 SPECTRA = ("tomogram", "mean", "one sample")  # of which the report shows power spectra
 NUM_SUMMARIES = 5  # volumes beside the samples
 NUM_CHECKPOINTS, VOLUMES_PER_CHAIN = 3, 5  # two that are kept and the one being written; beside the samples, measured
@@ -96,8 +97,7 @@ def write_report(
     if len(restoration.samples) > 1:
         volumes |= {"one sample": restoration.samples[0], "another sample": restoration.samples[-1]}
         volumes |= {"std": restoration.std, "missed": restoration.missed}
-    if outcome.contrast == "dark":
-        volumes = {name: volume if name in SPREADS else -volume for name, volume in volumes.items()}
+    volumes = _bright(volumes, outcome)
     figures = {"Slices": report.slice_figure(volumes, voxel_size_angstrom=size, spread=SPREADS)}
     captions = {
         "Slices": "Density is shown bright. The tomogram is smeared along its beam axis "
@@ -107,11 +107,9 @@ def write_report(
     }
     if outcome.model_input is not None:
         seen = {"tomogram": tomogram.data, "what the model saw": outcome.model_input}
-        if outcome.contrast == "dark":
-            seen = {name: -volume for name, volume in seen.items()}
         if outcome.specimen is not None:
-            seen["mask"] = outcome.specimen
-        figures["What is no specimen"] = report.slice_figure(seen, voxel_size_angstrom=size)
+            seen[MASK] = outcome.specimen
+        figures["What is no specimen"] = report.slice_figure(_bright(seen, outcome), voxel_size_angstrom=size)
         captions["What is no specimen"] = (
             f"Found: {'; '.join(outcome.found)}. It was kept away from the model and put back as it was. What is empty "
             "was filled with noise. The mask (mask.mrc) is dark where voxels counted neither as specimen nor as "
@@ -154,6 +152,12 @@ def write_report(
         captions=captions,
     )
     write_text_atomic(folder / "report.html", page)
+
+
+def _bright(volumes: dict[str, np.ndarray], outcome: RestorationReport) -> dict[str, np.ndarray]:
+    """The volumes with density bright."""
+    sign = -1 if outcome.contrast == "dark" else 1
+    return {name: volume if name in (*SPREADS, MASK) else sign * volume for name, volume in volumes.items()}
 
 
 def _witness(outcome: RestorationReport) -> tuple[str, Any] | tuple[str, Any, str]:

@@ -40,7 +40,7 @@ def looks_like_mrc(start: bytes) -> bool:
         return False
     if start[208:211] == b"MAP":
         return True
-    headers = [np.frombuffer(start[:HEADER_BYTES], HEADER_DTYPE.newbyteorder(order))[0] for order in "<>"]
+    headers = _in_either_order(start)
     return any(
         int(header["mode"]) in (*REAL_MODES, *_COMPLEX_MODES, *_OTHER_MODES)
         and all(0 < int(header[axis]) < _LARGEST_AXIS for axis in ("nx", "ny", "nz"))
@@ -50,8 +50,14 @@ def looks_like_mrc(start: bytes) -> bool:
 
 def plain_header(start: bytes) -> np.ndarray:
     """The first 1024 bytes as a header, in the byte order in which they make more sense."""
-    little, big = (np.frombuffer(start[:HEADER_BYTES], HEADER_DTYPE.newbyteorder(order))[0].copy() for order in "<>")
-    return np.array(big if start[212] == _BIG_ENDIAN or _oddness(big) < _oddness(little) else little)
+    little, big = _in_either_order(start)
+    chosen = big if start[212] == _BIG_ENDIAN or _oddness(big) < _oddness(little) else little
+    return np.array(chosen.copy())  # those of a buffer cannot be written to
+
+
+def _in_either_order(start: bytes) -> list[np.ndarray]:
+    """The first 1024 bytes as a little-endian header and as a big-endian one."""
+    return [np.frombuffer(start[:HEADER_BYTES], HEADER_DTYPE.newbyteorder(order))[0] for order in "<>"]
 
 
 def _oddness(header: np.ndarray) -> int:

@@ -169,8 +169,8 @@ def _read_header(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...], tuple
             raise InputError(f"'{path}' is empty: copy or write it again")
         if not looks_like_mrc(start):
             raise InputError(f"'{path}' is not an MRC file: give a tomogram in MRC format (.mrc, .map, .rec, .mrc.gz)")
-        if _has_no_extended_header(path, start):
-            header = plain_header(start)
+        header = _header_without_extension(path, start)
+        if header is not None:
             remark = f"announces an extended header of {int(header['nsymbt'])} bytes that is not there"
             header["nsymbt"] = 0
             return header, (), (remark,)
@@ -179,8 +179,10 @@ def _read_header(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...], tuple
     return header, tuple(notes), ()
 
 
-def _has_no_extended_header(path: pathlib.Path, start: bytes) -> bool:
-    """Whether a file announces an extended header that is not there: all its voxels follow the first 1024 bytes.
+def _header_without_extension(path: pathlib.Path, start: bytes) -> np.ndarray | None:
+    """The header of a file that announces an extended one which is not there: all its voxels follow 1024 bytes.
+
+    None for all other files.
 
     Raises
     ------
@@ -188,13 +190,13 @@ def _has_no_extended_header(path: pathlib.Path, start: bytes) -> bool:
         The file is too short for the extended header, and is not of this kind.
     """
     if _opener(path) is not open:
-        return False
+        return None
     header, present = plain_header(start), path.stat().st_size - HEADER_BYTES
     announced = int(header["nsymbt"])
     if announced <= present:
-        return False
+        return None
     if int(header["mode"]) in REAL_MODES and present == _num_bytes(header):
-        return True
+        return header
     raise InputError(
         f"'{path}' is truncated: it announces an extended header of {announced} bytes and {present} follow its first "
         f"{HEADER_BYTES}: copy or write it again"

@@ -14,6 +14,7 @@ specimen (``spots``). Otherwise what stands out is the specimen itself.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from scipy import ndimage
 from cryowgen_jax.restoration.background import background_of
 from cryowgen_jax.restoration.geometry import Geometry
 from cryowgen_jax.restoration.preparation import SMALLEST_AXIS, data_region
-from cryowgen_jax.restoration.spectra import FINE, LEAST_NOISE, noise_of, through
+from cryowgen_jax.restoration.spectra import FINE, LEAST_NOISE, noise_of, shells_of, through
 from cryowgen_jax.restoration.spots import spots_of
 from cryowgen_jax.spatial import fourier
 
@@ -86,12 +87,14 @@ class Artefacts:
     def put_back(self, part: np.ndarray) -> np.ndarray:
         """A restored x as a tomogram, with all that was taken out of it, as far as it was measured."""
         whole = np.array(self.tomogram)
-        if self.found:
-            was = self.tomogram[self.box]
-            taken = through(np.where(self.empty, self.taken, was - self.without(self.tomogram)), self.mask)
-            part = np.where(self.empty, was, part + taken)
-        whole[self.box] = part
+        whole[self.box] = np.where(self.empty, self.tomogram[self.box], part + self._returned) if self.found else part
         return whole
+
+    @functools.cached_property
+    def _returned(self) -> np.ndarray:
+        """What was taken out of the tomogram, as far as it was measured; every member gets it back."""
+        taken = self.tomogram[self.box] - self.without(self.tomogram)
+        return through(np.where(self.empty, self.taken, taken), self.mask)
 
     def put_back_spread(self, std: np.ndarray) -> np.ndarray:
         """The standard deviation of x as that of the tomogram; 0 where nothing was restored."""
@@ -133,17 +136,21 @@ def find_artefacts(
     turned = [half[box].transpose(order) / scale for half in halves]
     beam_first = Geometry(geometry.tilt_range, "y", "z", geometry.tilt_angles)
     parts = _divided(turned, empty[box].transpose(order), beam_first.mask(turned[0].shape), as_given=as_given)
+    found = parts.lines()
+    taken = parts.level + parts.strength * (parts.background + parts.seen_spots)
+    if not found:
+        taken = np.zeros_like(taken)  # so that nothing is changed
     return Artefacts(
         tomogram=tomogram,
         box=box,
         mask=geometry.mask(tomogram[box].shape),
-        taken=scale * parts.taken.transpose(back),
+        taken=scale * taken.transpose(back),
         strength=parts.strength.transpose(back),
         empty=empty[box],
         noise=[scale * noise.transpose(back) for noise in parts.noise],
         apart=(parts.empty | (parts.spots != 0) | (parts.strength != 1)).transpose(back),
         lost=None if parts.lost is None else _transposed(parts.lost, turned[0].shape, back),
-        found=parts.lines(),
+        found=found,
     )
 
 
@@ -159,12 +166,6 @@ class _Parts(NamedTuple):
     noise: Sequence[np.ndarray]
     lost: np.ndarray | None
     share: float
-
-    @property
-    def taken(self) -> np.ndarray:
-        """The level, b and T_M g; 0 where nothing at all was found, so that nothing is changed."""
-        taken = self.level + self.strength * (self.background + self.seen_spots)
-        return taken if self.lines() else np.zeros_like(taken)
 
     def lines(self) -> tuple[str, ...]:
         """What was found, in words."""
@@ -190,9 +191,10 @@ def _divided(halves: Sequence[np.ndarray], empty: np.ndarray, mask: np.ndarray, 
     average = np.mean(halves, axis=0)
     nothing = np.zeros_like(average)
     background, spots, seen, lost, strength = nothing, nothing, nothing, None, np.ones_like(average)
-    noisy = not as_given and _is_noisy(halves, average)
-    if noisy:
-        strength = strength_of(noise_of(halves), empty, len(halves), float(average[~empty].var()))
+    measured = None if as_given else noise_of(halves)
+    noisy = measured is not None and _is_noisy(measured, average, len(halves))
+    if measured is not None and noisy:
+        strength = strength_of(measured, empty, len(halves), float(average[~empty].var()))
     standard = [(half - level) / strength for half in halves]
     mean = np.mean(standard, axis=0)
     if noisy:
@@ -208,10 +210,10 @@ def _divided(halves: Sequence[np.ndarray], empty: np.ndarray, mask: np.ndarray, 
     return _Parts(level, background, spots, seen, strength, empty, noise, lost, share)
 
 
-def _is_noisy(halves: Sequence[np.ndarray], average: np.ndarray) -> bool:
+def _is_noisy(noise: np.ndarray, average: np.ndarray, number: int) -> bool:
     """Whether there is noise to tell things from; in a map without any, what stands out is the specimen."""
     local = average - ndimage.gaussian_filter(average, LOCAL_WIDTH)
-    return bool(noise_of(halves).var() > LEAST_LOCAL_NOISE[len(halves)] * local.var())
+    return bool(noise.var() > LEAST_LOCAL_NOISE[number] * local.var())
 
 
 def _around(inside: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
@@ -272,17 +274,12 @@ def noise_like(halves: Sequence[np.ndarray], empty: np.ndarray, mask: np.ndarray
     """
     shape, random = empty.shape, np.random.default_rng(0)
     noise = np.where(empty, 0, noise_of(halves)) / np.sqrt(np.mean(~empty))
-    index, number = fourier.wide_shell_index(shape)
-    weight = fourier.multiplicity(shape) * (mask > 0)
+    power, shells = fourier.power(np.fft.rfftn(noise, norm="ortho")), shells_of(shape, mask)
     if len(halves) == 1:
-        weight = weight * (fourier.radial_frequency(shape) > FINE)
-    power = len(halves) * fourier.power(np.fft.rfftn(noise, norm="ortho")) * weight
-    if len(halves) == 1:
-        profile = np.full(number, power.sum() / max(weight.sum(), 1))
+        weight = shells.weight * (fourier.radial_frequency(shape) > FINE)
+        amplitude = np.sqrt(np.sum(power * weight) / max(np.sum(weight), 1)) * mask
     else:
-        sums = [np.bincount(index.ravel(), part.ravel(), number) for part in (power, weight + 0 * power)]
-        profile = sums[0] / np.maximum(sums[1], 1)
-    amplitude = np.sqrt(profile)[index] * mask
+        amplitude = np.sqrt(len(halves) * shells.spread(shells.mean(power))) * mask
     spectra = (np.fft.rfftn(random.standard_normal(shape, np.float32)) for _ in halves)
     return [np.fft.irfftn(amplitude * part, s=shape, axes=range(3)).astype(np.float32) for part in spectra]
 

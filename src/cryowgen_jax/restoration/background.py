@@ -36,9 +36,11 @@ def background_of(volume: np.ndarray, empty: np.ndarray, mask: np.ndarray) -> tu
     A polynomial where it leaves no outliers, since it takes next to nothing of the specimen; otherwise the outliers.
     """
     background, taken, highest = _outlying(volume, empty, mask)
+    if highest == 0:
+        return np.zeros_like(volume), None
     for degree in DEGREES:
         smooth = polynomial(volume, empty, degree)
-        if highest > 0 and _is_flatter(volume, smooth, empty, mask):
+        if _is_flatter(volume, smooth, empty, mask):
             left, _, remaining = _outlying(volume - smooth, empty, mask)
             usual = min(HIGHEST["any"], LITTLE * highest)  # of a specimen with large parts
             if remaining == 0 or (remaining < usual and not _is_even(left)):
@@ -67,8 +69,7 @@ def _is_even(background: np.ndarray) -> bool:
 
 def _is_flatter(volume: np.ndarray, background: np.ndarray, empty: np.ndarray, mask: np.ndarray) -> bool:
     """Whether the field as a whole is flatter without a background."""
-    parts = (through(np.where(empty, 0, part), mask) for part in (volume, volume - background))
-    field, left = parts
+    field, left = (through(np.where(empty, 0, part), mask) for part in (volume, volume - background))
     before, after = (robust_spread(ndimage.gaussian_filter(part, FIELD_WIDTH)[~empty]) for part in (field, left))
     return bool(np.var(field - left) > LEAST_BACKGROUND * field.var() and after < FLATTER * before)
 

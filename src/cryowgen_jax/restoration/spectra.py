@@ -109,7 +109,7 @@ def wedge_leak(volume: Array, mask: np.ndarray) -> float:
 
 def through(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """T_M of a volume."""
-    return np.fft.irfftn(mask * np.fft.rfftn(volume), s=volume.shape, axes=range(3)).astype(np.float32)
+    return np.asarray(fourier.filter_volume(jnp.asarray(volume, jnp.float32), jnp.asarray(mask, jnp.float32)))
 
 
 def noise_of(halves: Sequence[np.ndarray]) -> np.ndarray:
